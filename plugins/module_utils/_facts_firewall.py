@@ -1,0 +1,58 @@
+# Copyright: the cordon.agent_host authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Facts of the egress firewall: our table as the kernel has it.
+
+    present  bool|null
+    sha256   str|null: of the canonical listing, comparable with the record made when it was loaded
+    uids     [int]|null: the uids that the table binds
+    lines    int|null
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any, Dict, List, Optional
+
+from ._facts_source import Source
+
+RECORD = "/etc/cordon/firewall.json"
+LIST = ("nft", "-s", "list", "table", "inet", "cordon")  # -s leaves out the counters' values
+ABSENT = "No such file or directory"
+
+
+def read(source: Source) -> Dict[str, Any]:
+    """Return the facts of this module (shape: module docstring)."""
+    unknown: Dict[str, Any] = {"present": None, "sha256": None, "uids": None, "lines": None}
+    answer = source.command(*LIST)
+    if answer is None:
+        # Without nft there is no telling whether a table is loaded, only that nobody here can list it.
+        return unknown
+    rc, out, err = answer
+    if rc != 0:
+        source.note(" ".join(LIST), err or "exit code %d" % rc)
+        return dict(unknown, present=False if ABSENT in err else None)
+    return {"present": True, "sha256": digest(out), "uids": bound_uids(out), "lines": len(out.splitlines())}
+
+
+def recorded(source: Source) -> Optional[str]:
+    """Return the digest recorded when the table was loaded; null when there is no record."""
+    if not source.exists(RECORD):
+        return None
+    found = source.record(RECORD)
+    return found.get("sha256") if isinstance(found, dict) else None
+
+
+def digest(listing: str) -> str:
+    """Return the SHA-256 of a listing."""
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def bound_uids(listing: str) -> List[int]:
+    """Return the uids that the table matches: in `skuid N` and in the elements of maps keyed by uid."""
+    found = {int(word) for word in re.findall(r"\bskuid (?:==? )?([0-9]+)", listing)}
+    for block in re.findall(r"\{[^{}]*\}", listing):
+        if "verdict" in block or " : " in block or "goto" in block or "jump" in block:
+            found |= {int(word) for word in re.findall(r"([0-9]+)\s*:\s*(?:goto|jump)\b", block)}
+    return sorted(found)

@@ -1,0 +1,75 @@
+# Copyright: the cordon.agent_host authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Facts of the event log and the heartbeat: is what the agents do being written, right now?
+
+    writer     {state: systemd's ActiveState|null, age_seconds: number|null, fresh: bool|null}
+               the writer refreshes its state file at least every 10 s while it is healthy
+    heartbeat  {state: ActiveState of the timer|null, enabled: UnitFileState|null}
+    log        metadata of the event log | null
+    retention_days  int|null: for how long logrotate keeps the event log
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any, Dict, List, Optional, Tuple
+
+from ._facts_source import Source
+from ._facts_units import Units
+
+LOG = "/var/log/cordon/events.jsonl"
+STATE = "/run/cordon/events.json"
+FRESH_SECONDS = 30  # three missed refreshes
+LOGROTATE = "/etc/logrotate.d"
+PERIOD_DAYS = {"daily": 1, "weekly": 7, "monthly": 30, "yearly": 365}
+
+
+def read(source: Source, units: Units) -> Dict[str, Any]:
+    """Return the facts of this module (shape: module docstring)."""
+    known = units or {}
+    age = source.age(STATE, time.time())
+    timer = known.get("cordon-heartbeat.timer", {})
+    return {
+        "writer": {"state": known.get("cordon-events.service", {}).get("ActiveState"), "age_seconds": age,
+                   "fresh": None if age is None else age <= FRESH_SECONDS},
+        "heartbeat": {"state": timer.get("ActiveState"), "enabled": timer.get("UnitFileState")},
+        "log": source.metadata(LOG),
+        "retention_days": _retention(source),
+    }
+
+
+def _retention(source: Source) -> Optional[int]:
+    names = source.names(LOGROTATE) if source.exists(LOGROTATE) else []
+    texts = [source.text("%s/%s" % (LOGROTATE, name)) for name in names or [] if name.startswith("cordon")]
+    days = [found for found in (retention_days(text or "", LOG) for text in texts) if found is not None]
+    return min(days) if days else None
+
+
+def retention_days(text: str, log: str) -> Optional[int]:
+    """Return how many days logrotate(8) keeps `log` by one configuration file; null if it says nothing.
+
+    A `size` or `maxsize` rotates early, so that fewer days are kept than counted here: then null.
+    """
+    for patterns, body in _stanzas(text):
+        if not any(re.fullmatch(_glob(pattern), log) for pattern in patterns):
+            continue
+        words = dict(line.partition(" ")[::2] for line in body)
+        days = next((PERIOD_DAYS[word] for word in words if word in PERIOD_DAYS), None)
+        if days is None or not words.get("rotate", "").strip().isdigit() or "size" in words or "maxsize" in words:
+            return None
+        kept = days * int(words["rotate"])
+        limit = words.get("maxage", "").strip()
+        return min(kept, int(limit)) if limit.isdigit() else kept
+    return None
+
+
+def _stanzas(text: str) -> List[Tuple[List[str], List[str]]]:
+    plain = re.sub(r"#.*", "", text)
+    return [(names.replace('"', " ").split(), [" ".join(line.split()) for line in body.splitlines() if line.strip()])
+            for names, body in re.findall(r"([^{}]+)\{([^}]*)\}", plain)]
+
+
+def _glob(pattern: str) -> str:
+    return re.escape(pattern).replace(r"\*", "[^/]*").replace(r"\?", "[^/]")

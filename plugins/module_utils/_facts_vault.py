@@ -1,0 +1,106 @@
+# Copyright: the cordon.agent_host authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Facts of one agent's vault: open only while the agent works, and nothing left when it is closed.
+
+    mounted      bool|null
+    mount        {source, type, options: [str]}|null: as the kernel mounted it
+    mount_point  {immutable, empty}|null: the bare directory; null while something is mounted over it
+    cipher       metadata of the encrypted directory | null
+    sealed_key   metadata of the sealed key | null
+    secrets      [{name, owner, mode}]|null: the plaintext names while open
+    faults       [str]|null: secrets that are missing, not the agent's, or open to others;
+                 [] while closed: there is nothing to read
+    residue      [str]|null: keys in the clear that should be gone
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Dict, List, Mapping, Optional
+
+from ._facts_source import Source
+
+MOUNTS = "/proc/self/mountinfo"
+CIPHER = "/var/lib/cordon/vault/%s"
+KEY = "/etc/cordon/vault/%s.cred"
+# Where systemd puts a running service's decrypted credentials (systemd.exec(5)).
+CREDENTIALS = "/run/credentials"
+
+
+def read(source: Source, entry: Mapping[str, Any], preflight: bool) -> Dict[str, Any]:
+    """Return the facts of this module (shape: module docstring)."""
+    name, top = entry["name"], entry["home"] + "/.vault"
+    mounts = parse_mounts(source.text(MOUNTS))
+    mounted = None if mounts is None else top in mounts
+    secrets = _secrets(source, top) if mounted else None
+    facts: Dict[str, Any] = {
+        "mounted": mounted,
+        "mount": (mounts or {}).get(top),
+        "mount_point": None if mounted is not False else _mount_point(source, top),
+        "secrets": secrets,
+        "faults": faults(secrets, entry) if mounted else ([] if mounted is False else None),
+    }
+    if not preflight:
+        facts.update(cipher=source.metadata(CIPHER % name), sealed_key=source.metadata(KEY % name),
+                     residue=None if mounted is None else _residue(source, name, mounted))
+    return facts
+
+
+def parse_mounts(text: Optional[str]) -> Optional[Dict[str, Dict[str, Any]]]:
+    """Return {mount point: {source, type, options}} of proc(5)'s mountinfo, the topmost mount winning."""
+    if text is None:
+        return None
+    found: Dict[str, Dict[str, Any]] = {}
+    for line in text.splitlines():
+        left, separator, right = line.partition(" - ")
+        words, rest = left.split(" "), right.split(" ")
+        if separator and len(words) >= 6 and len(rest) >= 3:
+            options = set(words[5].split(",")) | set(rest[2].split(","))
+            found[unescape(words[4])] = {"source": unescape(rest[1]), "type": rest[0], "options": sorted(options)}
+    return found
+
+
+def unescape(word: str) -> str:
+    """Undo mountinfo's octal escapes (space, tab, newline, backslash)."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found.group(1), 8)), word)
+
+
+def faults(secrets: Optional[List[Dict[str, Any]]], entry: Mapping[str, Any]) -> Optional[List[str]]:
+    """Name each secret of the manifest that is missing, and each one that others could read or replace."""
+    if secrets is None:
+        return None
+    present = {secret["name"] for secret in secrets}
+    found = ["%s: missing" % secret["name"] for secret in entry["secrets"] if secret["name"] not in present]
+    for secret in secrets:
+        if secret["owner"] != entry["user"]:
+            found.append("%s: belongs to %s" % (secret["name"], secret["owner"]))
+        if int(secret["mode"], 8) & 0o377:
+            found.append("%s: mode %s, not 0400" % (secret["name"], secret["mode"]))
+    return sorted(found)
+
+
+def _secrets(source: Source, top: str) -> Optional[List[Dict[str, Any]]]:
+    names = source.names(top)
+    found = [source.metadata(top + "/" + name) for name in names or []]
+    if names is None or None in found:
+        return None
+    return [{"name": item["path"].rpartition("/")[2], "owner": item["owner"], "mode": item["mode"]}
+            for item in found if item is not None]
+
+
+def _mount_point(source: Source, top: str) -> Dict[str, Any]:
+    names = source.names(top)
+    return {"immutable": source.immutable(top), "empty": None if names is None else not names}
+
+
+def _residue(source: Source, agent: str, mounted: bool) -> Optional[List[str]]:
+    """A credential directory is rightly there while the vault is open; a key in /dev/shm never is."""
+    found: List[str] = []
+    for top, pattern in ((CREDENTIALS, r"cordon-vault@%s\.service" % agent), ("/dev/shm", r".*(cordon|vault|gocryptfs).*")):
+        names = source.names(top) if source.exists(top) else []
+        if names is None:
+            return None
+        if not (mounted and top == CREDENTIALS):
+            found += ["%s/%s" % (top, name) for name in names if re.fullmatch(pattern, name)]
+    return found
