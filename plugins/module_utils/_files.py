@@ -135,8 +135,14 @@ def make_link(parent: int, name: str, target: str) -> None:
 
 
 def remove(parent: int, name: str) -> None:
-    """Remove a file or link; a directory only when empty."""
-    if stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
-        os.rmdir(name, dir_fd=parent)
-    else:
+    """Remove a file, a link, or a directory with all that is in it; links inside are removed, not followed."""
+    if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
         os.unlink(name, dir_fd=parent)
+        return
+    directory = os.open(name, _OPEN_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+    try:
+        for inside in os.listdir(directory):
+            remove(directory, inside)
+    finally:
+        os.close(directory)
+    os.rmdir(name, dir_fd=parent)

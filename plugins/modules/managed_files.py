@@ -77,7 +77,7 @@ options:
         type: str
         required: true
   purge:
-    description: Directories of which entries that match a pattern and are not listed here are removed. A directory among them goes only when it is empty.
+    description: Directories of which entries that match a pattern and are not listed here are removed, directories with all that is in them.
     type: list
     elements: dict
     default: []

@@ -134,3 +134,11 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path, monkeypatch):
         _files.write_file(parent, "x", _files.Entry("file", 0o644, os.geteuid(), os.getegid(), "new"))
     os.close(parent)
     assert os.listdir(tmp_path) == ["x"] and (tmp_path / "x").read_text() == "old"
+
+
+def test_a_purged_directory_goes_with_its_content_and_links_in_it_are_not_followed(run, tmp_path):
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "old.d/deeper").mkdir(parents=True)
+    (tmp_path / "old.d/deeper/link").symlink_to(tmp_path / "victim")
+    run(purge=[{"directory": str(tmp_path), "pattern": "*.d"}])
+    assert os.listdir(tmp_path) == ["victim"]

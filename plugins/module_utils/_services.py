@@ -1,0 +1,65 @@
+# Copyright: the cordon.agent_host authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private: which of our units to start, restart or stop, decided from what systemctl shows."""
+
+from __future__ import annotations
+
+import re
+from typing import Dict, List
+
+Step = List[str]  # arguments of systemctl
+_OURS = re.compile(r"cordon-(?:agent@(?P<agent>[a-z0-9_]+)|session-(?P<session>[a-z0-9_]+)-[0-9a-f]+)\.service")
+_RUNNING = ("active", "activating", "reloading", "deactivating")
+
+
+def service(agent: str) -> str:
+    """The unit of an agent's own service."""
+    return f"cordon-agent@{agent}.service"
+
+
+def owner(unit: str) -> str:
+    """The agent whose service or session a unit is; '' for any other unit (the bare template is one)."""
+    match = _OURS.fullmatch(unit)
+    return (match["agent"] or match["session"]) if match else ""
+
+
+def names(listing: str) -> List[str]:
+    """Unit names of ``systemctl --plain --no-legend list-units`` or ``list-unit-files``."""
+    return [words[0] for words in map(str.split, listing.splitlines()) if words and owner(words[0])]
+
+
+def properties(shown: str) -> Dict[str, Dict[str, str]]:
+    """Parse ``systemctl show``: blocks of NAME=VALUE lines, an empty line between units; by Id."""
+    blocks = [dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in shown.split("\n\n")]
+    return {block["Id"]: block for block in blocks if "Id" in block}
+
+
+def prune(seen: Dict[str, Dict[str, str]], agents: List[str]) -> List[Step]:
+    """Stop and disable what belongs to no listed agent."""
+    steps: List[Step] = []
+    for unit in sorted(seen):
+        if owner(unit) in agents:
+            continue
+        if seen[unit].get("ActiveState") in _RUNNING:
+            steps.append(["stop", unit])
+        if seen[unit].get("UnitFileState") == "enabled":
+            steps.append(["disable", unit])
+    return steps
+
+
+def start(seen: Dict[str, Dict[str, str]], agents: List[str], restart: List[str]) -> List[Step]:
+    """Enable, start or restart the services of the listed agents; reload systemd first where it must."""
+    steps: List[Step] = []
+    if any(unit.get("NeedDaemonReload") == "yes" for unit in seen.values()):
+        steps.append(["daemon-reload"])
+    for agent in sorted(agents):
+        unit = service(agent)
+        state = seen.get(unit, {})
+        if state.get("UnitFileState") != "enabled":
+            steps.append(["enable", "--quiet", unit])
+        if state.get("ActiveState") != "active":
+            steps.append(["start", unit])
+        elif agent in restart:
+            steps.append(["restart", unit])
+    return steps

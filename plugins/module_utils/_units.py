@@ -1,0 +1,194 @@
+# Copyright: the cordon.agent_host authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private: the systemd units of an agent, rendered from the resolved manifest.
+
+One text per agent, its confinement, serves the service and every session: both units have it as a
+drop-in.  Nothing but the command differs between them, so there is no second door.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List
+
+CONFIG = "/etc/cordon"
+LIBRARY = "/usr/lib/cordon"
+UNITS = "/etc/systemd/system"
+
+# The agent's own directories; the rest of its home belongs to root, so it can plant no rc file or key.
+WRITABLE = (".cache", ".config", ".local")
+
+# Daemons behind these sockets act with their own rights for whoever connects, so a read-only mount
+# does not help (peers.md S-8 to S-10).  AppArmor has no rule for them either: this is the second layer.
+DAEMON_SOCKETS = (
+    "/run/containerd",
+    "/run/dbus",
+    "/run/docker.sock",
+    "/run/libvirt",
+    "/run/podman",
+    "/run/snapd.socket",
+    "/run/systemd/private",
+    "/run/systemd/resolve",
+    "/run/user",
+)
+
+SANDBOX = """\
+# systemd's own sandbox: a second layer beside AppArmor (systemd.exec(5)).
+NoNewPrivileges=yes
+CapabilityBoundingSet=
+AmbientCapabilities=
+PrivateTmp=yes
+PrivateIPC=yes
+ProtectSystem=strict
+ProtectHome=yes
+ProtectProc=invisible
+ProcSubset=pid
+ProtectClock=yes
+ProtectControlGroups=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+# Debian 12's kernel cannot mediate user namespaces by AppArmor (technique.md A2): seccomp does it.
+RestrictNamespaces=yes
+# No packet or raw sockets: they would bypass the nftables output hook.
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+RemoveIPC=yes
+KeyringMode=private
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+# io_uring opens files and sockets where seccomp and audit do not look (peers.md S-7).
+SystemCallFilter=~io_uring_setup io_uring_enter io_uring_register @keyring
+SystemCallErrorNumber=EPERM
+LimitCORE=0
+UMask=0077
+"""
+
+
+def quote(word: str) -> str:
+    """Quote one word of a command line or assignment as systemd.syntax(7) and systemd.unit(5) read it."""
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    return f'"{escaped}"'
+
+
+def _assignment(name: str, value: str) -> str:
+    # Environment= expands specifiers but not $: doubling it would change the value.
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return f'Environment="{name}={escaped}"'
+
+
+def label(agent: Dict[str, Any]) -> str:
+    """The AppArmor label, with its mode, that every process of the agent must carry."""
+    cage = f"cordon.{agent['name']}"
+    mode = "mixed" if agent["mode"] == "burn_in" else "enforce"
+    return f"{cage}//&{cage}.main ({mode})"
+
+
+def devices(limits: Dict[str, Any]) -> List[str]:
+    """What the agent may open besides the harmless pseudo devices, one DeviceAllow= value each."""
+    gpu = ["char-drm rw", "char-nvidia-frontend rw", "char-nvidia-uvm rw", "/dev/kfd rw"] if limits["gpu"] else []
+    return gpu + [f"{path} rw" for path in limits["devices"]]
+
+
+def _device_lines(limits: Dict[str, Any]) -> List[str]:
+    granted = devices(limits)
+    # PrivateDevices hides every real device node; with a grant the node must exist, the policy alone decides.
+    return ["DevicePolicy=closed"] + ([f"DeviceAllow={one}" for one in granted] if granted else ["PrivateDevices=yes"])
+
+
+def _identity(agent: Dict[str, Any], apparmor: bool) -> List[str]:
+    home = agent["home"]
+    environment = {"HOME": home, "PATH": "/usr/local/bin:/usr/bin:/bin", **agent["environment"]}
+    environment["CORDON_LABEL"] = label(agent) if apparmor else "unenforced"
+    return [
+        f"User={agent['user']}",
+        f"Group={agent['user']}",
+        "SupplementaryGroups=",
+        f"Slice=cordon-{agent['name']}.slice",
+        f"WorkingDirectory={agent['workspace']['path']}",
+        *[_assignment(name, environment[name]) for name in sorted(environment)],
+        *([f"AppArmorProfile=cordon.{agent['name']}"] if apparmor else []),
+    ]
+
+
+def confinement(agent: Dict[str, Any], apparmor: bool = True) -> str:
+    """The drop-in that the agent's service and its sessions share; without apparmor where the kernel has none."""
+    name = agent["name"]
+    lines = [
+        f"# Confinement of agent {name}: one definition for its service and its sessions.",
+        "# Rendered by cordon.agent_host from the manifest; edits are undone by the next run.",
+        "[Unit]",
+        # BindsTo: no vault, no session; the vault closes after the last one (StopWhenUnneeded= there).
+        f"BindsTo=cordon-vault@{name}.service",
+        "Requires=cordon-firewall.service",
+        f"After=cordon-vault@{name}.service cordon-firewall.service cordon-events.service apparmor.service",
+        "",
+        "[Service]",
+        *_identity(agent, apparmor),
+        # '+': as root and outside the sandbox, because it reads what the agent must not see.
+        f"ExecStartPre=+{LIBRARY}/preflight {name}",
+        "",
+        SANDBOX.rstrip("\n"),
+        *_device_lines(agent["limits"]),
+        f"ReadWritePaths={agent['home']}",
+        *[f"ReadOnlyPaths=-{path}" for path in agent["workspace"]["read_only"]],
+        *[f"InaccessiblePaths=-{path}" for path in DAEMON_SOCKETS],
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def command(agent: Dict[str, Any]) -> str:
+    """The drop-in that only the service has: what to run.
+
+    systemd's exec of env enters the cage; the exec of entry stacks the inner profile on it.  Two steps,
+    because under NoNewPrivileges the label of the first exec is the one that later ones may not leave.
+    """
+    words = " ".join(quote(word) for word in agent["command"])
+    return f"# What agent {agent['name']} runs; see {CONFIG}/agents/{agent['name']}.conf for its confinement.\n[Service]\nExecStart=/usr/bin/env -- {LIBRARY}/entry {words}\n"
+
+
+def slice_unit(agent: Dict[str, Any]) -> str:
+    """The control group that bounds the agent's service and sessions together."""
+    limits = agent["limits"]
+    return f"""\
+# Limits of agent {agent['name']}: its service and its sessions share them.
+[Unit]
+Description=Limits of AI agent {agent['name']}
+
+[Slice]
+CPUQuota={limits['cpu']}
+MemoryMax={limits['memory']}
+# Swapped memory would put the agent's secrets on disk.
+MemorySwapMax=0
+TasksMax={limits['tasks']}
+"""
+
+
+def files(agents: List[Dict[str, Any]], apparmor: bool = True) -> Dict[str, List[Dict[str, str]]]:
+    """Users of all agents as agent_users takes them; directories, files and links as managed_files does."""
+    directories: List[Dict[str, str]] = []
+    contents: List[Dict[str, str]] = []
+    links: List[Dict[str, str]] = []
+    for agent in agents:
+        name, home, user = agent["name"], agent["home"], agent["user"]
+        shared = f"{CONFIG}/agents/{name}.conf"
+        service, session = f"{UNITS}/cordon-agent@{name}.service.d", f"{UNITS}/cordon-session-{name}-.service.d"
+        own = [agent["workspace"]["path"], *[f"{home}/{directory}" for directory in WRITABLE]]
+        directories += [
+            {"path": home, "mode": "0750", "group": user},
+            {"path": f"{home}/.ssh", "mode": "0755"},
+            *[{"path": path, "mode": "0700", "owner": user, "group": user} for path in own],
+            {"path": service, "mode": "0755"},
+            {"path": session, "mode": "0755"},
+        ]
+        contents += [
+            {"path": shared, "content": confinement(agent, apparmor)},
+            {"path": f"{service}/60-command.conf", "content": command(agent)},
+            {"path": f"{UNITS}/cordon-{name}.slice", "content": slice_unit(agent)},
+        ]
+        links += [{"path": f"{unit}/50-confinement.conf", "target": shared} for unit in (service, session)]
+    users = [{"name": agent["user"], "home": agent["home"]} for agent in agents]
+    return {"users": users, "directories": directories, "files": contents, "links": links}

@@ -1,0 +1,63 @@
+# Copyright: the cordon.agent_host authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Interactive work as an agent: the same confinement as its service, in a unit of its own.
+
+The unit is transient and named cordon-session-NAME-ID.service; systemd gives it the drop-ins of
+cordon-session-NAME-.service.d (systemd.unit(5)), and entry refuses to go on without their label.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+from typing import List
+
+ENTRY = ["/usr/bin/env", "--", "/usr/lib/cordon/entry"]
+
+
+def unit(agent: str) -> str:
+    """A fresh unit name for a session."""
+    return f"cordon-session-{agent}-{secrets.token_hex(4)}.service"
+
+
+def argv(agent: str, name: str, command: List[str], terminal: bool) -> List[str]:
+    """The systemd-run call of a session; with its own pseudo-terminal where there is a terminal.
+
+    A pty of its own keeps the agent from pushing input into the operator's (TIOCSTI, peers.md S-18).
+    """
+    return [
+        "systemd-run",
+        "--quiet",
+        "--collect",
+        "--wait",
+        "--pty" if terminal else "--pipe",
+        "--service-type=exec",
+        f"--unit={name}",
+        f"--description=Session of AI agent {agent}",
+        *([f"--setenv=TERM={os.environ.get('TERM', 'dumb')}"] if terminal else []),
+        "--",
+        *ENTRY,
+        *command,
+    ]
+
+
+def run(agent: str, command: List[str], terminal: bool) -> int:
+    """Run a command in a session and return its exit code; an interrupt ends the session."""
+    name = unit(agent)
+    try:
+        code = subprocess.run(argv(agent, name, command, terminal), check=False).returncode
+    except KeyboardInterrupt:
+        subprocess.run(["systemctl", "stop", name], check=False)
+        return 130
+    return code
+
+
+def shell(agent: str) -> int:
+    """Open a shell as the agent. It reads no start-up files: nothing that the agent wrote runs first."""
+    if not sys.stdin.isatty():
+        print(f"cordonctl: standard input is no terminal; use 'ssh -t', or: cordonctl run {agent} -- COMMAND", file=sys.stderr)
+        return 2
+    return run(agent, ["/bin/bash", "--noprofile", "--norc", "-i"], terminal=True)

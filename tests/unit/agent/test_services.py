@@ -1,0 +1,58 @@
+# Copyright: the cordon.agent_host authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which units to start and stop."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.cordon.agent_host.plugins.module_utils import _services
+
+ACTIVE = {"ActiveState": "active", "UnitFileState": "enabled", "NeedDaemonReload": "no"}
+STOPPED = {"ActiveState": "inactive", "UnitFileState": "disabled", "NeedDaemonReload": "no"}
+SHOWN = "Id=cordon-agent@a.service\nActiveState=active\n\nId=cordon-session-b-0f.service\nActiveState=inactive\n"
+
+
+@pytest.mark.parametrize(
+    ("unit", "agent"),
+    [
+        ("cordon-agent@scout.service", "scout"),
+        ("cordon-session-my_agent-0a1b.service", "my_agent"),
+        ("cordon-agent@.service", ""),
+        ("cordon-events.service", ""),
+        ("ssh.service", ""),
+    ],
+)
+def test_owner(unit, agent):
+    assert _services.owner(unit) == agent
+
+
+def test_properties_are_parsed_by_unit():
+    assert _services.properties(SHOWN)["cordon-session-b-0f.service"]["ActiveState"] == "inactive"
+
+
+def test_names_leave_out_the_template_and_foreign_units():
+    assert _services.names("cordon-agent@.service disabled enabled\ncordon-agent@a.service enabled enabled\n\n") == ["cordon-agent@a.service"]
+
+
+@pytest.mark.parametrize(
+    ("state", "restart", "steps"),
+    [
+        (ACTIVE, [], []),
+        (ACTIVE, ["a"], [["restart", "cordon-agent@a.service"]]),
+        (STOPPED, ["a"], [["enable", "--quiet", "cordon-agent@a.service"], ["start", "cordon-agent@a.service"]]),
+        ({**ACTIVE, "ActiveState": "failed"}, [], [["start", "cordon-agent@a.service"]]),
+        ({**ACTIVE, "NeedDaemonReload": "yes"}, [], [["daemon-reload"]]),
+    ],
+)
+def test_start(state, restart, steps):
+    assert _services.start({"cordon-agent@a.service": state}, ["a"], restart) == steps
+
+
+def test_a_service_that_systemd_does_not_know_is_started():
+    assert ["start", "cordon-agent@a.service"] in _services.start({}, ["a"], [])
+
+
+def test_agents_that_are_gone_are_stopped_with_their_sessions_and_others_left_alone():
+    seen = {"cordon-agent@a.service": ACTIVE, "cordon-agent@old.service": ACTIVE, "cordon-session-old-1.service": {"ActiveState": "active"}}
+    assert _services.prune(seen, ["a"]) == [["stop", "cordon-agent@old.service"], ["disable", "cordon-agent@old.service"], ["stop", "cordon-session-old-1.service"]]
