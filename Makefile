@@ -1,0 +1,1 @@
+include tests/testbed/testbed.mk

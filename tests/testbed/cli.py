@@ -1,0 +1,118 @@
+# Copyright: the cordon.agent_host authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The commands behind `make vm`, `make vm-down` and `make vm-ssh`."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from testbed import access, guest, image, kvm, run, settings
+from testbed.files import need_space
+from testbed.settings import Settings
+from testbed.show import Failure, Interrupted, complain, say, step
+
+GUEST_MEGABYTES = 1000
+
+
+@contextmanager
+def _locked(chosen: Settings) -> Iterator[None]:
+    """One command at a time on a test bed's directory."""
+    chosen.directory.mkdir(parents=True, exist_ok=True)
+    with (chosen.directory / ".lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Failure(f"another command is at work on {chosen.directory}; wait for it to end") from None
+        yield
+
+
+def _boot(chosen: Settings, guests: list[guest.Guest], public_key: str) -> None:
+    """Boot the guests together. Whatever ends this early ends those that it started."""
+    source = image.obtain(chosen)
+    accelerator = kvm.choose(chosen, source)
+    need_space(chosen.directory, GUEST_MEGABYTES * len(guests), "running the guests")
+    begun = time.monotonic()
+    try:
+        with step(f"boot {', '.join(each.name for each in guests)}"):
+            for each in guests:
+                guest.start(each, source, chosen, accelerator, public_key)
+            for each in guests:
+                guest.wait(each, begun, chosen.boot_timeout)
+    except BaseException:
+        for each in guests:
+            guest.discard(each)
+        raise
+
+
+def up(chosen: Settings) -> None:
+    """Bring up what is not up yet, and write how to reach it."""
+    run.need_programs({
+        "qemu-system-x86_64": "qemu-system-x86", "qemu-img": "qemu-utils",
+        "ssh": "openssh-client", "ssh-keygen": "openssh-client",
+    })
+    with _locked(chosen):
+        key = chosen.directory / "keys" / "root"
+        public_key = access.make_key(key, "cordon test bed")
+        guests = guest.all_of(chosen)
+        down = [each for each in guests if not guest.running(each)]
+        if down:
+            _boot(chosen, down, public_key)
+        known = {each.name: each.port for each in guest.found(chosen.directory) if guest.running(each)}
+        access.write(chosen.directory, known, key)
+    say(f"testbed: {', '.join(sorted(known))} {'running' if down else 'already running'} ({chosen.directory})")
+
+
+def down(chosen: Settings) -> None:
+    """End the guests of this directory and remove it."""
+    if not chosen.directory.is_dir():
+        say(f"testbed: nothing to end in {chosen.directory}")
+        return
+    with _locked(chosen):
+        for each in guest.found(chosen.directory):
+            say(f"testbed: {each.name} {'ended' if guest.stop(each) else 'was not running'}")
+        shutil.rmtree(chosen.directory)
+
+
+def ssh(chosen: Settings, words: list[str]) -> None:
+    """Become ssh into a guest: `ssh [agenthost-N] [command]`."""
+    name = words[0] if words else "agenthost-1"
+    config = chosen.directory / "ssh_config"
+    if not config.exists():
+        raise Failure(f"no test bed runs in {chosen.directory}; start one with `make vm`")
+    os.execvp("ssh", ["ssh", "-F", str(config), name, *words[1:]])
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    raise Interrupted(signal.Signals(number).name)
+
+
+def main(words: list[str]) -> int:
+    """Exit status: 0 done, 1 failed, 2 bad usage, 130 interrupted."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    commands = {"up": up, "down": down}
+    try:
+        chosen = settings.read()
+        if words[:1] == ["ssh"]:
+            ssh(chosen, words[1:])
+        elif len(words) == 1 and words[0] in commands:
+            commands[words[0]](chosen)
+        else:
+            print("usage: python3 -m testbed up | down | ssh [HOST [COMMAND...]]", file=sys.stderr)
+            return 2
+        return 0
+    except Failure as failure:
+        complain(str(failure))
+        return 1
+    except Interrupted as interruption:
+        complain(f"interrupted ({interruption}); what this command had started is stopped and removed")
+        return 130

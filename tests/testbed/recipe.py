@@ -1,0 +1,71 @@
+# Copyright: the cordon.agent_host authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a guest's image is made of. Pure: everything that decides the image's content is in the recipe's key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+# A booted Debian that Ansible can enter. iproute2, procps and netbase are what every server install has.
+BASE = (
+    "systemd", "systemd-sysv", "udev", "dbus", "libpam-systemd", "linux-image-cloud-amd64", "initramfs-tools",
+    "lz4", "kmod", "iproute2", "iputils-ping", "netbase", "procps", "openssh-server", "openssh-client",
+    "python3", "python3-apt", "sudo", "ca-certificates", "curl", "apt-utils", "cron", "at", "logrotate",
+)
+# What the roles install. With these in the image a converge does not wait for apt; TESTBED_PACKAGES=minimal
+# leaves them out, so that the roles' own installing is exercised.
+ROLES = (
+    "acl", "apparmor", "apparmor-utils", "auditd", "nftables", "gocryptfs", "fuse3",
+    "python3-jmespath", "python3-audit", "git",
+)
+# Under emulation each of these costs seconds of a boot, or takes apt's lock behind a test's back.
+MASKED = (
+    "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer",
+    "e2scrub_reap.service", "fstrim.timer", "getty@tty1.service", "serial-getty@ttyS0.service",
+    "systemd-networkd-wait-online.service", "systemd-pstore.service", "systemd-binfmt.service",
+    "systemd-machine-id-commit.service", "systemd-firstboot.service",
+)
+ENABLED = ("systemd-networkd.service", "ssh.service")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A guest image: the suite, apt source lines, packages, disk size in GB, and digest of the files laid over it."""
+
+    suite: str
+    sources: tuple[str, ...]
+    packages: tuple[str, ...]
+    overlay: str
+    script: str
+    disk_gigabytes: int = 8
+
+    def key(self) -> str:
+        """Name of the image in the cache: changes whenever the image would."""
+        text = json.dumps([self.__dict__, MASKED, ENABLED], sort_keys=True)
+        return f"{self.suite}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def packages(kind: str) -> tuple[str, ...]:
+    """Packages of the image kinds `full` and `minimal`."""
+    return BASE + ROLES if kind == "full" else BASE
+
+
+def mmdebstrap(recipe: Recipe, overlay: str, target: str) -> list[str]:
+    """Command that makes the root file system as a tar file.
+
+    The overlay goes in before the kernel's package, whose hook builds the initrd by the overlay's configuration.
+    """
+    units = " ".join(ENABLED)
+    masks = " ".join(MASKED)
+    return [
+        "mmdebstrap", "--variant=minbase", "--format=tar", f"--include={','.join(recipe.packages)}",
+        "--aptopt=Apt::Install-Recommends \"false\"", "--aptopt=Acquire::Retries \"3\"",
+        f"--essential-hook=tar-in {overlay} /",
+        f"--customize-hook=chroot \"$1\" systemctl --quiet enable {units}",
+        f"--customize-hook=chroot \"$1\" systemctl --quiet mask {masks}",
+        "--customize-hook=chroot \"$1\" useradd --create-home --shell /bin/bash alice",
+        recipe.suite, target, *recipe.sources,
+    ]
