@@ -1,0 +1,83 @@
+# Copyright: the cordon.agent_host authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: agents
+short_description: Resolve and validate the manifest of agents
+version_added: 0.1.0
+author: the cordon.agent_host authors (@cordon)
+description:
+  - Takes the list of agents as the inventory has it, usually C(agent_host_agents), and returns it complete,
+    with every default filled in. All roles of the collection work from this form.
+  - Reports every mistake at once, one per line, each with its path and the remedy.
+  - Resolving a resolved manifest changes nothing.
+positional: _input, root
+options:
+  _input:
+    description:
+      - The agents. C(docs/manifest.md) of the collection describes every key,
+        C(docs/manifest.schema.json) serves editors.
+    type: list
+    elements: dict
+    required: true
+  root:
+    description: What messages call the list.
+    type: str
+    default: agents
+"""
+
+EXAMPLES = r"""
+- name: Show what the defaults make of the smallest agent
+  ansible.builtin.debug:
+    msg: "{{ [{'name': 'autopilot', 'command': ['/usr/bin/sleep', 'infinity']}] | cordon.agent_host.agents }}"
+
+- name: Stop before any role runs when the manifest has mistakes
+  ansible.builtin.set_fact:
+    __agents: "{{ agent_host_agents | cordon.agent_host.agents(root='agent_host_agents') }}"
+"""
+
+RETURN = r"""
+_value:
+  description: The agents, every key present, in the order given.
+  type: list
+  elements: dict
+  sample:
+    - name: autopilot
+      user: agent-autopilot
+      home: /srv/agents/autopilot
+      command: [/usr/bin/sleep, infinity]
+      tools: []
+      environment: {}
+      workspace: {path: /srv/agents/autopilot/workspace, read_only: []}
+      secrets: []
+      egress: []
+      critical_apis: []
+      limits: {cpu: 200%, memory: 4G, tasks: 512, gpu: false, devices: []}
+      monitoring: {silence: 4h}
+      mode: burn_in
+"""
+
+from typing import Any, Callable
+
+from ansible.errors import AnsibleFilterError
+
+from ansible_collections.cordon.agent_host.plugins.module_utils._manifest import ManifestError, resolve
+from ansible_collections.cordon.agent_host.plugins.plugin_utils._catalogue import CatalogueError, tool_names
+
+
+def agents(value: Any, root: str = "agents") -> list[dict[str, Any]]:
+    """The resolved manifest, see module_utils/_manifest.py; every mistake in one AnsibleFilterError."""
+    try:
+        return resolve(value, tool_names(), root)
+    except (ManifestError, CatalogueError) as error:
+        raise AnsibleFilterError(str(error)) from error
+
+
+class FilterModule:
+    """Ansible's entry point."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Name to function."""
+        return {"agents": agents}

@@ -1,0 +1,237 @@
+# Copyright: the cordon.agent_host authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""PRIVATE to the collection. The manifest: from what the inventory says to what every role relies on.
+
+resolve() is the whole of it: defaults filled in, every mistake found, each with its path and the remedy. It
+is pure, and resolving a resolved manifest changes nothing, so each role may resolve on its own. Reference:
+docs/manifest.md.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Collection, Dict, List
+
+from ._manifest_network import read_cidr
+from ._manifest_place import Place, near, show
+from ._manifest_refused import NOT_YET
+from ._manifest_values import (
+    MODES,
+    NAME,
+    PROTOCOLS,
+    Reader,
+    choice,
+    list_of,
+    read_command,
+    read_cpu,
+    read_data_path,
+    read_device,
+    read_environment,
+    read_flag,
+    read_memory,
+    read_name,
+    read_port,
+    read_secret_name,
+    read_silence,
+    read_tasks,
+    read_text,
+)
+
+#: What a key is worth when it is left out, by its place below one agent. The only table of defaults: the
+#: reference and the JSON Schema are tested against it. Other keys are mandatory, derived, or one of a choice.
+DEFAULTS: Dict[str, Any] = {
+    "tools": [],
+    "environment": {},
+    "workspace": {},
+    "workspace.read_only": [],
+    "secrets": [],
+    "secrets[].tools": [],
+    "secrets[].broker": None,
+    "egress": [],
+    "egress[].port": 443,
+    "egress[].protocol": "tcp",
+    "egress[].log": True,
+    "critical_apis": [],
+    "limits": {},
+    "limits.cpu": "200%",
+    "limits.memory": "4G",
+    "limits.tasks": 512,
+    "limits.gpu": False,
+    "limits.devices": [],
+    "monitoring": {},
+    "monitoring.silence": "4h",
+    "mode": "burn_in",
+}
+
+#: `protocol: ssh` is written for people: it is tcp, and only its default port differs.
+SSH_PORT = 22
+
+USER_PREFIX = "agent-"
+HOMES = "/srv/agents"
+
+
+class ManifestError(ValueError):
+    """The manifest has mistakes; problems holds one line for each."""
+
+    def __init__(self, problems: List[str]) -> None:
+        count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
+        super().__init__("\n".join([f"{count} in the manifest:", *problems]))
+        self.problems = problems
+
+
+def resolve(agents: Any, tools: Collection[str], root: str = "agents") -> List[Dict[str, Any]]:
+    """The resolved manifest: every key present, plain types only.
+
+    agents: the list as the inventory gives it.
+    tools: names of the tools that the catalogue knows.
+    root: how messages call the list, e.g. "agent_host_agents".
+    Raises ManifestError with every mistake at once.
+    """
+    place = Place(root)
+    resolved = list_of(lambda value, at: _agent(value, at, tools))(agents, place)
+    _refuse_shared_names(resolved, place)
+    if place.problems:
+        raise ManifestError(place.problems)
+    return resolved
+
+
+def _refuse_shared_names(resolved: List[Dict[str, Any]], place: Place) -> None:
+    first: Dict[str, int] = {}
+    for index, agent in enumerate(resolved):
+        name = agent.get("name")
+        if name and first.setdefault(name, index) != index:
+            place.item(index).member("name").refuse(
+                f"{name} is {place.item(first[name]).path} already",
+                "give each agent its own name; it owns a user, a vault and a profile",
+            )
+
+
+def _agent(value: Any, place: Place, tools: Collection[str]) -> Dict[str, Any]:
+    given = value.get("name") if isinstance(value, dict) else None
+    name = given if isinstance(given, str) and NAME.fullmatch(given) else "NAME"
+    home = f"{HOMES}/{name}"
+    readers: Dict[str, Reader[Any]] = {
+        "name": read_name,
+        "user": _Derived(f"{USER_PREFIX}{name}"),
+        "home": _Derived(home),
+        "command": read_command,
+        "tools": _tools(tools),
+        "environment": read_environment,
+        "workspace": _record(
+            {"path": _Derived(f"{home}/workspace"), "read_only": list_of(read_data_path, str)}
+        ),
+        "secrets": list_of(_record(SECRET), lambda secret: secret["name"]),
+        "egress": list_of(_egress, lambda entry: (entry["cidr"], entry["port"], entry["protocol"])),
+        "critical_apis": list_of(read_text),
+        "limits": _record(LIMITS),
+        "monitoring": _record({"silence": read_silence}),
+        "mode": choice(MODES),
+    }
+    return _record(readers)(value, place)
+
+
+SECRET: Dict[str, Reader[Any]] = {
+    "name": read_secret_name,
+    "tools": list_of(read_text),
+    "broker": lambda value, place: None,  # whatever is not null is refused by NOT_YET
+}
+LIMITS: Dict[str, Reader[Any]] = {
+    "cpu": read_cpu,
+    "memory": read_memory,
+    "tasks": read_tasks,
+    "gpu": read_flag,
+    "devices": list_of(read_device, str),
+}
+EGRESS: Dict[str, Reader[Any]] = {
+    "cidr": read_cidr,
+    "port": read_port,
+    "protocol": choice(PROTOCOLS),
+    "log": read_flag,
+}
+
+
+class _Derived:
+    """A reader of a key that only the collection chooses. What it would be anyway is accepted."""
+
+    def __init__(self, expected: str) -> None:
+        self.expected = expected
+
+    def __call__(self, value: Any, place: Place) -> str:
+        if value != self.expected:
+            place.refuse(f"{show(value)} cannot be chosen", f"leave the key out; it is {self.expected}")
+        return self.expected
+
+
+def _record(readers: Dict[str, Reader[Any]]) -> Reader[Dict[str, Any]]:
+    """A reader of a mapping that has these keys and no others; what is left out takes its default."""
+
+    def read(value: Any, place: Place) -> Dict[str, Any]:
+        if not isinstance(value, dict):
+            example = next(key for key in readers if not isinstance(readers[key], _Derived))
+            place.refuse(f"{show(value)} is not a mapping", f"write keys and values, {{{example}: ...}}")
+            return {}
+        _refuse_unknown(value, place, readers)
+        return {key: _member(value, place.member(key), key, reader) for key, reader in readers.items()}
+
+    return read
+
+
+def _refuse_unknown(value: Dict[Any, Any], place: Place, readers: Dict[str, Reader[Any]]) -> None:
+    for key in value:
+        member = place.member(key) if isinstance(key, str) else place
+        if _not_yet(member, value[key]):
+            member.refuse(*NOT_YET[member.key])
+        elif key not in readers:
+            place.refuse(f"unknown key {show(key)}", near(key, readers))
+
+
+def _not_yet(place: Place, value: Any) -> bool:
+    """Whether this release refuses the value. The default asks for nothing, and resolve itself writes it."""
+    return place.key in NOT_YET and (place.key not in DEFAULTS or value != DEFAULTS[place.key])
+
+
+def _member(value: Dict[Any, Any], place: Place, key: str, reader: Reader[Any]) -> Any:
+    if key in value:
+        return None if _not_yet(place, value[key]) else reader(value[key], place)
+    if isinstance(reader, _Derived):
+        return reader.expected
+    if place.key in DEFAULTS:
+        return reader(DEFAULTS[place.key], place)
+    place.refuse("it is missing", MANDATORY[place.key])
+    return None
+
+
+MANDATORY: Dict[str, str] = {
+    "name": "every agent has a name, e.g. autopilot",
+    "command": "write what the agent runs, [/absolute/path/to/program, argument, ...]",
+    "secrets[].name": "write the secret's name; its value stays in the operator's secret store",
+    "egress[].cidr": "write where to, e.g. {cidr: 10.20.0.0/24, port: 5432}",
+}
+
+
+def _egress(value: Any, place: Place) -> Dict[str, Any]:
+    """One allowed destination. Exactly one of cidr and name says where; ssh becomes tcp."""
+    if not isinstance(value, dict):
+        return _record(EGRESS)(value, place)
+    if "name" in value and "cidr" in value:
+        place.refuse("it has both cidr and name", "write one entry for each")
+    if value.get("protocol") == "ssh":
+        value = {"port": SSH_PORT, **value, "protocol": "tcp"}
+    # By name there is no cidr to miss: NOT_YET refuses the name itself.
+    wanted = {
+        key: reader for key, reader in EGRESS.items() if key != "cidr" or key in value or "name" not in value
+    }
+    return _record(wanted)(value, place)
+
+
+def _tools(known: Collection[str]) -> Reader[List[str]]:
+    def read_tool(value: Any, place: Place) -> str:
+        text = read_text(value, place, empty=False)
+        if text and text not in known:
+            place.refuse(f"the catalogue has no tool {show(text)}", near(text, known))
+        return text
+
+    def read(value: Any, place: Place) -> List[str]:
+        return sorted(list_of(read_tool, str)(value, place))
+
+    return read

@@ -1,0 +1,161 @@
+# Copyright: the cordon.agent_host authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""PRIVATE to the collection. What the manifest refuses although it is well formed, and why: as tables.
+
+Each table is data, so that a refusal can be read, argued about and extended without reading code.
+"""
+
+from __future__ import annotations
+
+from typing import Dict, Tuple
+
+# (why, what): the reasons are worded to stand after "because" or in brackets.
+Refusals = Tuple[Tuple[str, Tuple[str, ...]], ...]
+
+#: Variables by which one program runs another's code (NVIDIA/OpenShell#1496), and those that our units set.
+#: A name that ends in "*" stands for all names that begin so.
+ENVIRONMENT: Refusals = (
+    (
+        "it makes the dynamic linker load other code into every program, the start chain included",
+        ("LD_*", "GLIBC_TUNABLES", "GCONV_PATH", "LOCPATH", "HOSTALIASES"),
+    ),
+    (
+        "it makes Python run or import other code, the start chain included",
+        (
+            "PYTHONSTARTUP", "PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE", "PYTHONINSPECT",
+            "PYTHONBREAKPOINT", "PYTHONWARNINGS", "PYTHONPLATLIBDIR", "PYTHONEXECUTABLE",
+            "PYTHONPYCACHEPREFIX",
+        ),
+    ),
+    (
+        "a shell runs what it names before the first line of a script",
+        (
+            "BASH_ENV", "ENV", "BASH_FUNC_*", "PROMPT_COMMAND", "SHELLOPTS", "BASHOPTS", "PS4", "IFS",
+            "CDPATH", "ZDOTDIR",
+        ),
+    ),
+    (
+        "it makes a runtime load other code into every program it starts",
+        (
+            "NODE_OPTIONS", "NODE_PATH", "BUN_OPTIONS", "PERL5OPT", "PERL5LIB", "PERL5DB", "PERLLIB",
+            "RUBYOPT", "RUBYLIB", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS", "PHPRC",
+            "LUA_INIT*", "OPENSSL_CONF", "OPENSSL_MODULES", "OPENSSL_ENGINES",
+        ),
+    ),
+    (
+        "git runs what it names; git's settings belong into /etc/gitconfig",
+        (
+            "GIT_SSH", "GIT_SSH_COMMAND", "GIT_EXTERNAL_DIFF", "GIT_EXEC_PATH", "GIT_CONFIG*",
+            "GIT_PROXY_COMMAND", "GIT_ASKPASS", "GIT_EDITOR", "GIT_PAGER", "GIT_SEQUENCE_EDITOR",
+            "GIT_TEMPLATE_DIR",
+        ),
+    ),
+    (
+        "the unit sets it, and confinement relies on its value",
+        (
+            "HOME", "USER", "LOGNAME", "SHELL", "PATH", "PWD", "CORDON_*", "CREDENTIALS_DIRECTORY",
+            "NOTIFY_SOCKET", "LISTEN_*", "WATCHDOG_*", "MAINPID", "INVOCATION_ID", "JOURNAL_STREAM",
+            "RUNTIME_DIRECTORY", "STATE_DIRECTORY",
+        ),
+    ),
+)
+
+#: Directories and files that no agent may be given to read, nor anything above or below them.
+PATHS: Refusals = (
+    (
+        "the kernel's own view of the host and of other processes",
+        ("/proc", "/sys", "/dev", "/run", "/var/run", "/boot"),
+    ),
+    (
+        "it holds what confines and watches the agents",
+        (
+            "/etc/cordon", "/usr/lib/cordon", "/var/lib/cordon", "/var/log/cordon", "/var/log/audit",
+            "/etc/apparmor.d", "/etc/systemd", "/etc/audit",
+        ),
+    ),
+    (
+        "it holds keys or passwords of the host",
+        (
+            "/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/ssh", "/etc/sudoers",
+            "/etc/sudoers.d", "/etc/ssl/private", "/etc/credstore", "/etc/credstore.encrypted",
+            "/var/lib/systemd", "/root",
+        ),
+    ),
+    ("an agent reads its own home already, and another agent's is not for sharing", ("/srv/agents",)),
+)
+
+#: Directories that hold somebody's credentials wherever they stand.
+CREDENTIAL_DIRECTORIES = (".ssh", ".gnupg", ".aws", ".azure", ".kube", ".docker", ".vault")
+
+#: Device nodes that amount to root, by the beginning of their path.
+DEVICES: Refusals = (
+    (
+        "who opens it reads or writes the memory of the host",
+        ("/dev/mem", "/dev/kmem", "/dev/port", "/dev/kmsg"),
+    ),
+    (
+        "who opens it reads the disk below every file permission",
+        (
+            "/dev/sd", "/dev/hd", "/dev/vd", "/dev/xvd", "/dev/nvme", "/dev/dm-", "/dev/md", "/dev/mmcblk",
+            "/dev/loop", "/dev/nbd", "/dev/sg", "/dev/bsg", "/dev/mapper", "/dev/disk", "/dev/block",
+        ),
+    ),
+    (
+        "who opens it reads or writes what people type",
+        ("/dev/input", "/dev/uinput", "/dev/hidraw", "/dev/tty", "/dev/vcs"),
+    ),
+    ("it unseals the keys of the vaults", ("/dev/tpm",)),
+)
+
+#: What the schema describes and this release cannot deliver, by its place below one agent: refused, never
+#: half done. (why, what to write instead)
+NOT_YET: Dict[str, Tuple[str, str]] = {
+    "egress[].name": (
+        "names need the egress proxy and resolver, which this release does not have",
+        "write the service's addresses, {cidr: 203.0.113.0/24, port: 443}",
+    ),
+    "critical_apis": (
+        "answers can be watched only by the egress proxy, which this release does not have",
+        "leave it out, and let the agent report failures itself",
+    ),
+    "secrets[].broker": (
+        "only the egress proxy can add a secret to a request, and this release does not have it",
+        "leave it out; the agent then reads the secret from its ~/.vault",
+    ),
+    "secrets[].tools": (
+        "a secret for one tool needs that tool's own profile, which this release does not have",
+        "leave it out, or give the tool that needs it an agent of its own",
+    ),
+}
+
+
+def environment_refusal(name: str) -> str | None:
+    """Why the manifest may not set this environment variable; None where it may."""
+    for reason, patterns in ENVIRONMENT:
+        for pattern in patterns:
+            if name == pattern or (pattern.endswith("*") and name.startswith(pattern[:-1])):
+                return reason
+    return None
+
+
+def path_refusal(path: str) -> str | None:
+    """Why no agent may be given this path to read, naming what it touches; None where one may."""
+    for reason, paths in PATHS:
+        for refused in paths:
+            if path == refused or path.startswith(refused + "/"):
+                return f"it is inside {refused} ({reason})"
+            if refused.startswith(path + "/"):
+                return f"it contains {refused} ({reason})"
+    for part in path.split("/"):
+        if part in CREDENTIAL_DIRECTORIES:
+            return f"it is inside a directory {part} (it holds somebody's credentials)"
+    return None
+
+
+def device_refusal(path: str) -> str | None:
+    """Why no agent may be given this device node; None where one may."""
+    for reason, beginnings in DEVICES:
+        if path.startswith(beginnings):
+            return reason
+    return None
