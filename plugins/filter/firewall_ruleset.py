@@ -1,0 +1,52 @@
+# Copyright: the cordon.agent_host authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: firewall_ruleset
+short_description: The agent firewall as nftables text
+version_added: 0.1.0
+author: the cordon.agent_host authors (@cordon)
+description:
+  - Renders what each agent may reach, all else refused, for M(cordon.agent_host.nftables_table).
+  - Users stand as variables in the text, since their numbers are known on the host only.
+options:
+  _input:
+    description: A resolved manifest, as P(cordon.agent_host.agents#filter) returns it.
+    type: list
+    elements: dict
+    required: true
+"""
+
+EXAMPLES = r"""
+ruleset: "{{ agent_host_agents | cordon.agent_host.agents | cordon.agent_host.firewall_ruleset }}"
+"""
+
+RETURN = r"""
+_value:
+  description: C(content), the text between the braces of the table, and C(users), the user that each of its variables stands for.
+  type: dict
+"""
+
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+from ansible_collections.cordon.agent_host.plugins.module_utils import _nftables_ruleset
+
+
+def firewall_ruleset(agents: list[dict[str, Any]]) -> dict[str, Any]:
+    """Render for nftables_table; KeyError means that the manifest was not resolved."""
+    try:
+        return {"content": _nftables_ruleset.body(agents), "users": _nftables_ruleset.users(agents)}
+    except (KeyError, TypeError) as error:
+        raise AnsibleFilterError(f"firewall_ruleset: {error!r} is missing: pass the manifest through cordon.agent_host.agents first") from error
+    except ValueError as error:
+        raise AnsibleFilterError(f"firewall_ruleset: {error}") from error
+
+
+class FilterModule:
+    """Ansible's entry point."""
+
+    def filters(self) -> dict[str, Any]:
+        return {"firewall_ruleset": firewall_ruleset}

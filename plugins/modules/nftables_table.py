@@ -1,0 +1,259 @@
+#!/usr/bin/python
+# Copyright: the cordon.agent_host authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: nftables_table
+short_description: The nftables table of the agent firewall, whole and in one transaction
+version_added: 0.1.0
+description:
+  - Brings C(table inet cordon) in the kernel to the wanted text, in one transaction, and keeps the text for the next boot.
+  - Compares with the kernel and not with a file. A rule that somebody added, removed or moved, or a flush by another
+    program, is a change, and it is mended.
+  - No other table is ever read, changed or flushed.
+extends_documentation_fragment:
+  - cordon.agent_host.attributes
+author: the cordon.agent_host authors (@cordon)
+notes:
+  - To learn how the kernel lists the wanted text, the module loads it into a network namespace of its own. Where the host
+    forbids that, as some containers do, it compares digests with O(record) instead, and RV(compared_by) says so.
+options:
+  state:
+    description: Whether the table is to be there.
+    type: str
+    choices: [present, absent]
+    default: present
+  content:
+    description:
+      - What stands between the braces of the table, as P(cordon.agent_host.firewall_ruleset#filter) renders it.
+      - Needed when O(state=present).
+    type: str
+  users:
+    description:
+      - Variables of O(content) that stand for users, each with the user's name. The module looks up the numbers on the host.
+      - A user that does not exist is an error, except in check mode, where an earlier task may be about to make it.
+    type: dict
+    default: {}
+  path:
+    description: Where the text is kept for the next boot.
+    type: path
+    default: /etc/cordon/firewall.nft
+  record:
+    description:
+      - Where the SHA-256 of the kernel's listing is kept, as C(sha256) of a JSON object. Whoever wants to know whether the
+        firewall stands compares it with that of C(nft --stateless list table inet cordon).
+    type: path
+    default: /etc/cordon/firewall.json
+"""
+
+EXAMPLES = r"""
+- name: Let each agent reach what the manifest lists
+  cordon.agent_host.nftables_table:
+    content: "{{ (agents | cordon.agent_host.firewall_ruleset).content }}"
+    users: "{{ (agents | cordon.agent_host.firewall_ruleset).users }}"
+
+- name: Take the firewall away
+  cordon.agent_host.nftables_table:
+    state: absent
+"""
+
+RETURN = r"""
+changed_parts:
+  description: What differed, of V(kernel), V(file) and V(record).
+  returned: success
+  type: list
+  elements: str
+  sample: [kernel, record]
+sha256:
+  description: SHA-256 of the kernel's listing; empty where it cannot be told in check mode.
+  returned: success
+  type: str
+compared_by:
+  description:
+    - How the kernel was compared. V(record) means that the kernel has what the last run left, V(namespace) that the wanted text
+      was loaded into a namespace of its own, V(nothing) that this host allows neither.
+  returned: success
+  type: str
+  sample: namespace
+"""
+
+import json
+import os
+import pwd
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.cordon.agent_host.plugins.module_utils import _files, _nftables
+
+# Rules tell who may reach what; that is nobody's business but root's.
+FILE_MODE = 0o640
+
+
+class Wish(NamedTuple):
+    """What is wanted, what is there, and how that was found out."""
+
+    text: Optional[str]  # for `nft -f`; None: no table
+    running: Optional[str]  # the kernel's listing; None: no table
+    canonical: Optional[str]  # how the kernel would list the text; None: cannot be told
+    compared_by: str
+
+    @property
+    def kernel_differs(self) -> bool:
+        if self.text is None:
+            return self.running is not None
+        return self.canonical is None or self.running != self.canonical
+
+
+def _uids(module: AnsibleModule) -> Dict[str, Tuple[str, str]]:
+    """Look the users up, all mistakes at once. In check mode a user to be made stands for itself."""
+    found: Dict[str, Tuple[str, str]] = {}
+    missing: List[str] = []
+    for name, user in module.params["users"].items():
+        try:
+            number = pwd.getpwnam(user).pw_uid
+        except KeyError:
+            missing.append(user)
+            found[name] = (user, user)
+            continue
+        if number == 0:
+            raise ValueError(f"user {user} is root (uid 0): a firewall for root could lock the operator out; give the agent its own user")
+        found[name] = (str(number), user)
+    if missing and not module.check_mode:
+        raise ValueError(f"no such user on this host: {', '.join(sorted(missing))}; run the role cordon.agent_host.agent first, it makes them")
+    return found
+
+
+def _record(path: str) -> Optional[_nftables.Record]:
+    """Read the last run's record; an unreadable or foreign one counts as none, and is replaced."""
+    text = _observe(path).text
+    try:
+        data = json.loads(text or "")
+        return _nftables.Record(data["source"], data["sha256"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _wish(module: AnsibleModule, run: _nftables.Run, nft: Optional[str]) -> Wish:
+    running = _nftables.listing(run, nft) if nft else None
+    if module.params["state"] == "absent":
+        return Wish(None, running, None, "listing")
+    uids = _uids(module)
+    text = _nftables.source(module.params["content"], uids)
+    if _nftables.stands(running, text, _record(module.params["record"])):
+        return Wish(text, running, running, "record")
+    # Only in check mode: without nft, or without the users that an earlier task would have made, nobody can tell.
+    if not nft or any(number == user for number, user in uids.values()):
+        return Wish(text, running, None, "nothing")
+    canonical = _nftables.canonical(run, nft, text)
+    return Wish(text, running, canonical, "namespace" if canonical is not None else "nothing")
+
+
+def _observe(path: str) -> _files.Entry:
+    try:
+        parent = _files.open_parent(path)
+    except FileNotFoundError:
+        return _files.ABSENT
+    try:
+        return _files.observe(parent, os.path.basename(path))
+    finally:
+        os.close(parent)
+
+
+def _put(path: str, wanted: _files.Entry) -> None:
+    directory = os.path.dirname(path)
+    if not os.path.isdir(directory):
+        os.mkdir(directory, 0o755)
+    parent = _files.open_parent(path)
+    try:
+        if wanted == _files.ABSENT:
+            _files.remove(parent, os.path.basename(path))
+        else:
+            _files.write_file(parent, os.path.basename(path), wanted)
+    finally:
+        os.close(parent)
+
+
+def _file(text: Optional[str]) -> _files.Entry:
+    return _files.ABSENT if text is None else _files.Entry("file", FILE_MODE, 0, 0, text)
+
+
+def _record_text(wish: Wish, listing: Optional[str]) -> Optional[str]:
+    if wish.text is None:
+        return None
+    record = {"sha256": _nftables.digest(listing) if listing else "", "source": _nftables.digest(wish.text)}
+    return json.dumps(record, indent=2, sort_keys=True) + "\n"
+
+
+def _diff(name: str, before: Optional[str], after: Optional[str]) -> Dict[str, str]:
+    return {"before_header": name, "after_header": name, "before": before or "", "after": after or ""}
+
+
+def _described(entry: _files.Entry) -> str:
+    return "absent\n" if entry.kind == "absent" else f"{entry.kind} {entry.mode:04o} uid {entry.uid} gid {entry.gid}\n{entry.text or ''}"
+
+
+def _act(module: AnsibleModule, run: _nftables.Run, nft: Optional[str], wish: Wish) -> Dict[str, Any]:
+    """Kernel first: a text that the kernel refuses must not wait on disk for the next boot."""
+    parts, diff, listing = [], [], wish.canonical
+    if wish.kernel_differs:
+        parts.append("kernel")
+        diff.append(_diff("table inet cordon", wish.running, wish.text if wish.canonical is None else wish.canonical))
+        if not module.check_mode:
+            listing = _change_kernel(run, nft or "nft", wish)
+    for part, path, text in (
+        ("file", module.params["path"], wish.text),
+        ("record", module.params["record"], _record_text(wish, listing)),
+    ):
+        before, wanted = _observe(path), _file(text)
+        if before == wanted:
+            continue
+        parts.append(part)
+        diff.append(_diff(path, _described(before), _described(wanted)))
+        if not module.check_mode:
+            _put(path, wanted)
+    return {"changed": bool(parts), "changed_parts": parts, "diff": diff, "compared_by": wish.compared_by,
+            "sha256": _nftables.digest(listing) if listing else ""}
+
+
+def _change_kernel(run: _nftables.Run, nft: str, wish: Wish) -> Optional[str]:
+    if wish.text is not None:
+        return _nftables.load(run, nft, wish.text)
+    _nftables.delete(run, nft)
+    return None
+
+
+def _nft(module: AnsibleModule) -> Optional[str]:
+    """Path of nft. Without it there is nothing to remove, and check mode supposes that it will be installed."""
+    optional = module.check_mode or module.params["state"] == "absent"
+    return module.get_bin_path("nft", required=not optional, opt_dirs=["/usr/sbin", "/sbin"])
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "content": {"type": "str"},
+            "users": {"type": "dict", "default": {}},
+            "path": {"type": "path", "default": "/etc/cordon/firewall.nft"},
+            "record": {"type": "path", "default": "/etc/cordon/firewall.json"},
+        },
+        required_if=[("state", "present", ["content"])],
+        supports_check_mode=True,
+    )
+    module.run_command_environ_update = {"LANG": "C", "LC_ALL": "C", "LC_MESSAGES": "C", "LC_CTYPE": "C"}
+
+    def run(argv: Tuple[str, ...], data: Optional[str]) -> Tuple[int, str, str]:
+        return module.run_command(list(argv), data=data)
+
+    try:
+        nft = _nft(module)
+        result = _act(module, run, nft, _wish(module, run, nft))
+    except (ValueError, OSError, _files.UnsafePath, _nftables.NftablesError) as error:
+        module.fail_json(msg=f"nftables_table: {error}")
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
