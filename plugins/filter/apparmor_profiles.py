@@ -1,0 +1,58 @@
+# Copyright: the cordon.agent_host authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: apparmor_profiles
+short_description: The AppArmor profiles of all agents as text
+version_added: 0.1.0
+author: the cordon.agent_host authors (@cordon)
+description:
+  - Renders the cage and the inner profile of each agent, for M(cordon.agent_host.apparmor_profiles).
+  - Deterministic. Written in the language of AppArmor 3.0, which the parsers of all supported releases take.
+options:
+  _input:
+    description: A resolved manifest, as P(cordon.agent_host.agents#filter) returns it.
+    type: list
+    elements: dict
+    required: true
+"""
+
+EXAMPLES = r"""
+profiles: "{{ agent_host_agents | cordon.agent_host.agents | cordon.agent_host.apparmor_profiles }}"
+"""
+
+RETURN = r"""
+_value:
+  description: Two profiles per agent, each with C(name) (also the name of its file), C(agent), C(mode) and C(text).
+  type: list
+  elements: dict
+"""
+
+from typing import Any, Callable
+
+from ansible.errors import AnsibleFilterError
+
+from ansible_collections.cordon.agent_host.plugins.module_utils import _apparmor_render
+from ansible_collections.cordon.agent_host.plugins.module_utils._apparmor_rules import Refused
+from ansible_collections.cordon.agent_host.plugins.plugin_utils._catalogue import CatalogueError, load_catalogue
+
+
+def apparmor_profiles(agents: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """Render all profiles; KeyError means that the manifest was not resolved."""
+    try:
+        catalogue = load_catalogue()
+        return [profile for agent in agents for profile in _apparmor_render.profiles(agent, catalogue)]
+    except (KeyError, TypeError) as error:
+        raise AnsibleFilterError(f"apparmor_profiles: {error!r}: pass the manifest through cordon.agent_host.agents first") from error
+    except (Refused, CatalogueError) as error:
+        raise AnsibleFilterError(f"apparmor_profiles: {error}") from error
+
+
+class FilterModule:
+    """Ansible's entry point."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Name to function."""
+        return {"apparmor_profiles": apparmor_profiles}
