@@ -9,7 +9,8 @@ short_description: Homes, units and limits of all agents
 version_added: 0.1.0
 author: the cordon.agent_host authors (@cordon)
 description:
-  - Renders what M(cordon.agent_host.agent_users) and M(cordon.agent_host.managed_files) are to install for the agents of a resolved manifest.
+  - Renders what M(cordon.agent_host.agent_users) and M(cordon.agent_host.managed_files) are to install
+    for the agents of a resolved manifest.
 options:
   _input:
     description: A resolved manifest, as P(cordon.agent_host.agents#filter) returns it.
@@ -35,6 +36,7 @@ _value:
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
+
 from ansible_collections.cordon.agent_host.plugins.module_utils import _units
 
 
@@ -43,7 +45,9 @@ def agent_files(agents: list[dict[str, Any]], apparmor: bool = True) -> dict[str
     try:
         return _units.files(agents, apparmor)
     except (KeyError, TypeError) as error:
-        raise AnsibleFilterError(f"agent_files: {error!r} is missing: pass the manifest through cordon.agent_host.agents first") from error
+        raise AnsibleFilterError(
+            f"agent_files: {error!r} is missing: pass the manifest through cordon.agent_host.agents first"
+        ) from error
 
 
 class FilterModule:

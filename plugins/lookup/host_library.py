@@ -9,8 +9,10 @@ short_description: The Python package that the host's own tools import
 version_added: 0.1.0
 author: the cordon.agent_host authors (@cordon)
 description:
-  - Returns files for M(cordon.agent_host.managed_files), namely the package C(cordon) that C(cordonctl) and the preflight import.
-  - It holds the tools' own modules and copies of the collection's pure ones with all that these import. Host, playbook and evidence thus judge by the same code.
+  - Returns files for M(cordon.agent_host.managed_files), namely the package C(cordon)
+    that C(cordonctl) and the preflight import.
+  - It holds the tools' own modules and copies of the collection's pure ones with all that these import.
+    Host, playbook and evidence thus judge by the same code.
 options:
   _terms:
     description: Names of the modules in C(plugins/module_utils) to start from.
@@ -77,6 +79,11 @@ class LookupModule(LookupBase):
         try:
             sources = closure(list(terms))
         except OSError as error:
-            raise AnsibleLookupError(f"host_library: {error}: name a module of plugins/module_utils without '.py'") from error
+            raise AnsibleLookupError(
+                f"host_library: {error}: name a module of plugins/module_utils without '.py'"
+            ) from error
         sources.update({path.stem: path.read_text(encoding="utf-8") for path in OWN.glob("*.py")})
-        return [{"path": f"{directory}/{name}.py", "content": sources[name], "mode": "0644"} for name in sorted(sources)]
+        return [
+            {"path": f"{directory}/{name}.py", "content": sources[name], "mode": "0644"}
+            for name in sorted(sources)
+        ]

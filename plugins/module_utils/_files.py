@@ -11,6 +11,7 @@ otherwise: root wrote through a link in a directory that the user owned.)
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import stat
@@ -90,7 +91,9 @@ def observe(parent: int, name: str) -> Entry:
 def _read(parent: int, name: str) -> str:
     # O_NONBLOCK: a FIFO swapped in after the stat must not hang the run.
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    with os.fdopen(os.open(name, flags, dir_fd=parent), encoding="utf-8", errors="surrogateescape", newline="") as file:
+    with os.fdopen(
+        os.open(name, flags, dir_fd=parent), encoding="utf-8", errors="surrogateescape", newline=""
+    ) as file:
         return file.read()
 
 
@@ -115,10 +118,8 @@ def write_file(parent: int, name: str, wanted: Entry) -> None:
 
 def make_directory(parent: int, name: str, wanted: Entry) -> None:
     """Create a directory, or correct the owner and mode of the one that is there."""
-    try:
+    with contextlib.suppress(FileExistsError):
         os.mkdir(name, 0o700, dir_fd=parent)
-    except FileExistsError:
-        pass
     handle = os.open(name, _OPEN_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
     try:
         os.fchown(handle, wanted.uid, wanted.gid)

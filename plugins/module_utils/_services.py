@@ -9,7 +9,9 @@ import re
 from typing import Dict, List
 
 Step = List[str]  # arguments of systemctl
-_OURS = re.compile(r"cordon-(?:agent@(?P<agent>[a-z0-9_]+)|session-(?P<session>[a-z0-9_]+)-[0-9a-f]+)\.service")
+_OURS = re.compile(
+    r"cordon-(?:agent@(?P<agent>[a-z0-9_]+)|session-(?P<session>[a-z0-9_]+)-[0-9a-f]+)\.service"
+)
 _RUNNING = ("active", "activating", "reloading", "deactivating")
 
 
@@ -31,7 +33,10 @@ def names(listing: str) -> List[str]:
 
 def properties(shown: str) -> Dict[str, Dict[str, str]]:
     """Parse ``systemctl show``: blocks of NAME=VALUE lines, an empty line between units; by Id."""
-    blocks = [dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in shown.split("\n\n")]
+    blocks = [
+        dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        for block in shown.split("\n\n")
+    ]
     return {block["Id"]: block for block in blocks if "Id" in block}
 
 

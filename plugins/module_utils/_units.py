@@ -89,14 +89,20 @@ def label(agent: Dict[str, Any]) -> str:
 
 def devices(limits: Dict[str, Any]) -> List[str]:
     """What the agent may open besides the harmless pseudo devices, one DeviceAllow= value each."""
-    gpu = ["char-drm rw", "char-nvidia-frontend rw", "char-nvidia-uvm rw", "/dev/kfd rw"] if limits["gpu"] else []
+    gpu = (
+        ["char-drm rw", "char-nvidia-frontend rw", "char-nvidia-uvm rw", "/dev/kfd rw"]
+        if limits["gpu"]
+        else []
+    )
     return gpu + [f"{path} rw" for path in limits["devices"]]
 
 
 def _device_lines(limits: Dict[str, Any]) -> List[str]:
     granted = devices(limits)
     # PrivateDevices hides every real device node; with a grant the node must exist, the policy alone decides.
-    return ["DevicePolicy=closed"] + ([f"DeviceAllow={one}" for one in granted] if granted else ["PrivateDevices=yes"])
+    return ["DevicePolicy=closed"] + (
+        [f"DeviceAllow={one}" for one in granted] if granted else ["PrivateDevices=yes"]
+    )
 
 
 def _identity(agent: Dict[str, Any], apparmor: bool) -> List[str]:
@@ -147,23 +153,28 @@ def command(agent: Dict[str, Any]) -> str:
     because under NoNewPrivileges the label of the first exec is the one that later ones may not leave.
     """
     words = " ".join(quote(word) for word in agent["command"])
-    return f"# What agent {agent['name']} runs; see {CONFIG}/agents/{agent['name']}.conf for its confinement.\n[Service]\nExecStart=/usr/bin/env -- {LIBRARY}/entry {words}\n"
+    lines = [
+        f"# What agent {agent['name']} runs; its confinement is {CONFIG}/agents/{agent['name']}.conf.",
+        "[Service]",
+        f"ExecStart=/usr/bin/env -- {LIBRARY}/entry {words}",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def slice_unit(agent: Dict[str, Any]) -> str:
     """The control group that bounds the agent's service and sessions together."""
     limits = agent["limits"]
     return f"""\
-# Limits of agent {agent['name']}: its service and its sessions share them.
+# Limits of agent {agent["name"]}: its service and its sessions share them.
 [Unit]
-Description=Limits of AI agent {agent['name']}
+Description=Limits of AI agent {agent["name"]}
 
 [Slice]
-CPUQuota={limits['cpu']}
-MemoryMax={limits['memory']}
+CPUQuota={limits["cpu"]}
+MemoryMax={limits["memory"]}
 # Swapped memory would put the agent's secrets on disk.
 MemorySwapMax=0
-TasksMax={limits['tasks']}
+TasksMax={limits["tasks"]}
 """
 
 
@@ -175,7 +186,10 @@ def files(agents: List[Dict[str, Any]], apparmor: bool = True) -> Dict[str, List
     for agent in agents:
         name, home, user = agent["name"], agent["home"], agent["user"]
         shared = f"{CONFIG}/agents/{name}.conf"
-        service, session = f"{UNITS}/cordon-agent@{name}.service.d", f"{UNITS}/cordon-session-{name}-.service.d"
+        service, session = (
+            f"{UNITS}/cordon-agent@{name}.service.d",
+            f"{UNITS}/cordon-session-{name}-.service.d",
+        )
         own = [agent["workspace"]["path"], *[f"{home}/{directory}" for directory in WRITABLE]]
         directories += [
             {"path": home, "mode": "0750", "group": user},

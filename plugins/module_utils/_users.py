@@ -71,11 +71,28 @@ def steps(host: Host, user: str, home: str) -> List[Step]:
     """Commands that make or correct one user; none where it is right."""
     seen = account(host, user)
     if seen is None:
-        create = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", home, "--shell", NOLOGIN, "--comment", "AI agent", user]
+        create = [
+            "useradd",
+            "--system",
+            "--user-group",
+            "--no-create-home",
+            "--home-dir",
+            home,
+            "--shell",
+            NOLOGIN,
+            "--comment",
+            "AI agent",
+            user,
+        ]
         return [Step("create the user", create)]
     found: List[Step] = []
     if (seen.home, seen.shell) != (home, NOLOGIN):
-        found.append(Step(f"home {seen.home} and shell {seen.shell}", ["usermod", "--home", home, "--shell", NOLOGIN, user]))
+        found.append(
+            Step(
+                f"home {seen.home} and shell {seen.shell}",
+                ["usermod", "--home", home, "--shell", NOLOGIN, user],
+            )
+        )
     if seen.groups:
         found.append(Step(f"leave the groups {', '.join(seen.groups)}", ["usermod", "--groups", "", user]))
     if not seen.locked:
@@ -92,7 +109,12 @@ def _without_subordinate_ids(host: Host, user: str) -> List[Step]:
     for option, text in (("--del-subuids", host.subuid), ("--del-subgids", host.subgid)):
         for _name, first, count in (row for row in _rows(text) if row[0] == user):
             last = int(first) + int(count) - 1
-            found.append(Step(f"give up the subordinate ids {first}-{last}", ["usermod", option, f"{first}-{last}", user]))
+            found.append(
+                Step(
+                    f"give up the subordinate ids {first}-{last}",
+                    ["usermod", option, f"{first}-{last}", user],
+                )
+            )
     return found
 
 
@@ -108,4 +130,6 @@ def denied(lists: Dict[str, Optional[str]], service: str, users: List[str]) -> T
         return f"{service}.allow", "".join(f"{line}\n" for line in kept)
     before = (lists[f"{service}.deny"] or "").splitlines()
     present = {line.strip() for line in before}
-    return f"{service}.deny", "".join(f"{line}\n" for line in [*before, *[user for user in users if user not in present]])
+    return f"{service}.deny", "".join(
+        f"{line}\n" for line in [*before, *[user for user in users if user not in present]]
+    )

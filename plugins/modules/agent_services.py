@@ -9,7 +9,8 @@ module: agent_services
 short_description: Starts the services of all agents, stops those of agents that are gone
 version_added: 0.1.0
 description:
-  - With O(state=pruned), stops and disables the service and the sessions of every agent that is not listed. This comes before its controls are taken away.
+  - With O(state=pruned), stops and disables the service and the sessions of every agent that is not listed.
+    This comes before its controls are taken away.
   - With O(state=started), enables and starts the service of each listed agent, and restarts those in O(restart).
   - A service that does not start fails the module with what the preflight said.
 extends_documentation_fragment:
@@ -27,7 +28,7 @@ options:
     choices: [pruned, started]
     required: true
   restart:
-    description: Names of agents whose service is to be restarted if it runs, because its confinement or command changed.
+    description: Names of agents whose service is restarted if it runs. Its confinement or command changed.
     type: list
     elements: str
     default: []
@@ -52,27 +53,37 @@ steps:
 from typing import Dict, List
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.cordon.agent_host.plugins.module_utils import _services
 
 
 def _systemctl(module: AnsibleModule, *arguments: str) -> str:
-    _rc, out, _err = module.run_command(["systemctl", "--no-pager", "--plain", *arguments], check_rc=True)
+    rc, out, err = module.run_command(["systemctl", "--no-pager", "--plain", *arguments])
+    # list-unit-files exits with 1, silently, when no unit matches.
+    if rc != 0 and err:
+        module.fail_json(msg=f"agent_services: 'systemctl {' '.join(arguments)}' failed: {err.strip()}")
     return out
 
 
 def _observe(module: AnsibleModule, agents: List[str]) -> Dict[str, Dict[str, str]]:
     """Properties of every unit of ours that is loaded, enabled or listed, by unit name."""
     listed = [_services.service(name) for name in agents]
-    loaded = _systemctl(module, "list-units", "--all", "--no-legend", "cordon-agent@*.service", "cordon-session-*.service")
+    loaded = _systemctl(
+        module, "list-units", "--all", "--no-legend", "cordon-agent@*.service", "cordon-session-*.service"
+    )
     enabled = _systemctl(module, "list-unit-files", "--no-legend", "cordon-agent@*.service")
     units = sorted({*listed, *_services.names(loaded), *_services.names(enabled)})
     if not units:
         return {}
-    return _services.properties(_systemctl(module, "show", "--property=Id,ActiveState,UnitFileState,NeedDaemonReload", "--", *units))
+    return _services.properties(
+        _systemctl(module, "show", "--property=Id,ActiveState,UnitFileState,NeedDaemonReload", "--", *units)
+    )
 
 
 def _explain(module: AnsibleModule, unit: str) -> str:
-    _rc, out, _err = module.run_command(["journalctl", "--no-pager", "--output=cat", "--lines=20", "--unit", unit])
+    _rc, out, _err = module.run_command(
+        ["journalctl", "--no-pager", "--output=cat", "--lines=20", "--unit", unit]
+    )
     return out.strip()
 
 
@@ -80,7 +91,9 @@ def _act(module: AnsibleModule, steps: List[_services.Step]) -> None:
     for step in steps:
         rc, _out, err = module.run_command(["systemctl", *step])
         if rc != 0:
-            module.fail_json(msg=f"agent_services: 'systemctl {' '.join(step)}' failed: {err.strip()}\n{_explain(module, step[-1])}")
+            module.fail_json(
+                msg=f"agent_services: 'systemctl {' '.join(step)}' failed: {err.strip()}\n{_explain(module, step[-1])}"
+            )
 
 
 def main() -> None:
@@ -102,7 +115,9 @@ def main() -> None:
     if not module.check_mode:
         _act(module, steps)
     shown = [" ".join(step) for step in steps]
-    module.exit_json(changed=bool(steps), steps=shown, diff={"before": "", "after": "".join(f"{step}\n" for step in shown)})
+    module.exit_json(
+        changed=bool(steps), steps=shown, diff={"before": "", "after": "".join(f"{step}\n" for step in shown)}
+    )
 
 
 if __name__ == "__main__":

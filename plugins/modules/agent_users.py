@@ -10,7 +10,8 @@ short_description: Users without a way in, one for each agent
 version_added: 0.1.0
 description:
   - Makes the users of all agents in one call, or corrects them.
-  - Such a user has no login shell, no password, no group but its own, no cron or at, no lingering user manager and no subordinate ids.
+  - Such a user has no login shell, no password, no group but its own, no cron or at,
+    no lingering user manager and no subordinate ids.
   - Users are never removed. Files that an agent left behind would otherwise belong to whoever gets its number next.
 extends_documentation_fragment:
   - cordon.agent_host.attributes
@@ -53,6 +54,7 @@ import os
 from typing import Dict, List, Optional
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.cordon.agent_host.plugins.module_utils import _files, _users
 
 LISTS = ("cron.allow", "cron.deny", "at.allow", "at.deny")
@@ -115,7 +117,10 @@ def _replace(path: str, text: str) -> None:
 
 def main() -> None:
     entry = {"name": {"type": "str", "required": True}, "home": {"type": "path", "required": True}}
-    module = AnsibleModule({"users": {"type": "list", "elements": "dict", "required": True, "options": entry}}, supports_check_mode=True)
+    module = AnsibleModule(
+        {"users": {"type": "list", "elements": "dict", "required": True, "options": entry}},
+        supports_check_mode=True,
+    )
     module.run_command_environ_update = {"LANG": "C", "LC_ALL": "C", "LC_MESSAGES": "C", "LC_CTYPE": "C"}
     try:
         host = _host()

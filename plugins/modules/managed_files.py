@@ -9,9 +9,11 @@ module: managed_files
 short_description: All files of a role in one call
 version_added: 0.1.0
 description:
-  - Brings a whole set of directories, files and symbolic links to the wanted state, and removes what is no longer wanted.
+  - Brings a whole set of directories, files and symbolic links to the wanted state,
+    and removes what is no longer wanted.
   - One call costs one round trip however many files there are. A looped M(ansible.builtin.copy) costs one each.
-  - Paths are walked without following a link that an unprivileged user could have planted. Files are replaced in one rename.
+  - Paths are walked without following a link that an unprivileged user could have planted.
+    Files are replaced in one rename.
 extends_documentation_fragment:
   - cordon.agent_host.attributes
 author: the cordon.agent_host authors (@cordon)
@@ -77,7 +79,9 @@ options:
         type: str
         required: true
   purge:
-    description: Directories of which entries that match a pattern and are not listed here are removed, directories with all that is in them.
+    description:
+      - Directories of which entries that match a pattern and are not listed here are removed,
+        directories with all that is in them.
     type: list
     elements: dict
     default: []
@@ -123,6 +127,7 @@ import pwd
 from typing import Any, Callable, Dict, List
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.cordon.agent_host.plugins.module_utils import _files
 
 
@@ -145,7 +150,12 @@ class Changes:
                 "after": _shown(after, hide_text=before.text == after.text),
             }
             if before.text != after.text
-            else {"before_header": path, "after_header": path, "before": _attributes(before), "after": _attributes(after)}
+            else {
+                "before_header": path,
+                "after_header": path,
+                "before": _attributes(before),
+                "after": _attributes(after),
+            }
         )
         if not self.module.check_mode:
             act()
@@ -179,7 +189,9 @@ def _wanted(module: AnsibleModule, kind: str, spec: Dict[str, Any]) -> _files.En
     try:
         mode = int(spec["mode"] or default, 8)
     except ValueError:
-        raise ValueError(f"{spec['path']}: mode {spec['mode']!r} is not octal: write for example \"0640\"") from None
+        raise ValueError(
+            f'{spec["path"]}: mode {spec["mode"]!r} is not octal: write for example "0640"'
+        ) from None
     uid = _id(module, spec["path"], "owner", spec["owner"])
     gid = _id(module, spec["path"], "group", spec["group"])
     return _files.Entry(kind, mode, uid, gid, spec.get("content"))
@@ -201,7 +213,9 @@ def _ensure(changes: Changes, path: str, wanted: _files.Entry, act: Callable[[in
         name = _files.split(path)[1]
         before = _files.observe(parent, name) if parent >= 0 else _files.ABSENT
         if "directory" in (before.kind, wanted.kind) and before.kind not in ("absent", wanted.kind):
-            raise ValueError(f"{path}: a {before.kind} stands there where a {wanted.kind} is wanted: move it away")
+            raise ValueError(
+                f"{path}: a {before.kind} stands there where a {wanted.kind} is wanted: move it away"
+            )
         if before != wanted:
             changes.apply(path, before, wanted, lambda: act(parent, name))
     finally:
@@ -212,13 +226,23 @@ def _ensure(changes: Changes, path: str, wanted: _files.Entry, act: Callable[[in
 def _directories(changes: Changes, specs: List[Dict[str, Any]]) -> None:
     for spec in specs:
         wanted = _wanted(changes.module, "directory", spec)
-        _ensure(changes, spec["path"], wanted, lambda parent, name, wanted=wanted: _files.make_directory(parent, name, wanted))
+        _ensure(
+            changes,
+            spec["path"],
+            wanted,
+            lambda parent, name, wanted=wanted: _files.make_directory(parent, name, wanted),
+        )
 
 
 def _regular_files(changes: Changes, specs: List[Dict[str, Any]]) -> None:
     for spec in specs:
         wanted = _wanted(changes.module, "file", spec)
-        _ensure(changes, spec["path"], wanted, lambda parent, name, wanted=wanted: _files.write_file(parent, name, wanted))
+        _ensure(
+            changes,
+            spec["path"],
+            wanted,
+            lambda parent, name, wanted=wanted: _files.write_file(parent, name, wanted),
+        )
 
 
 def _links(changes: Changes, specs: List[Dict[str, Any]]) -> None:
@@ -226,7 +250,12 @@ def _links(changes: Changes, specs: List[Dict[str, Any]]) -> None:
         target = spec["target"]
         # A link has neither mode nor a meaningful owner: root made it, compare the target alone.
         wanted = _files.Entry("link", 0o777, 0, 0, target)
-        _ensure(changes, spec["path"], wanted, lambda parent, name, target=target: _files.make_link(parent, name, target))
+        _ensure(
+            changes,
+            spec["path"],
+            wanted,
+            lambda parent, name, target=target: _files.make_link(parent, name, target),
+        )
 
 
 def _purge(changes: Changes, specs: List[Dict[str, Any]], listed: List[str]) -> None:
@@ -251,12 +280,32 @@ def _purge_directory(changes: Changes, spec: Dict[str, str], parent: int, listed
 
 def _options() -> Dict[str, Any]:
     path = {"type": "path", "required": True}
-    owned = {"path": path, "mode": {"type": "str"}, "owner": {"type": "str", "default": "root"}, "group": {"type": "str", "default": "root"}}
+    owned = {
+        "path": path,
+        "mode": {"type": "str"},
+        "owner": {"type": "str", "default": "root"},
+        "group": {"type": "str", "default": "root"},
+    }
     return {
         "directories": {"type": "list", "elements": "dict", "default": [], "options": owned},
-        "files": {"type": "list", "elements": "dict", "default": [], "options": {"content": {"type": "str", "required": True}, **owned}},
-        "links": {"type": "list", "elements": "dict", "default": [], "options": {"path": path, "target": {"type": "str", "required": True}}},
-        "purge": {"type": "list", "elements": "dict", "default": [], "options": {"directory": path, "pattern": {"type": "str", "required": True}}},
+        "files": {
+            "type": "list",
+            "elements": "dict",
+            "default": [],
+            "options": {"content": {"type": "str", "required": True}, **owned},
+        },
+        "links": {
+            "type": "list",
+            "elements": "dict",
+            "default": [],
+            "options": {"path": path, "target": {"type": "str", "required": True}},
+        },
+        "purge": {
+            "type": "list",
+            "elements": "dict",
+            "default": [],
+            "options": {"directory": path, "pattern": {"type": "str", "required": True}},
+        },
     }
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import pytest
+
 from ansible_collections.cordon.agent_host.plugins.module_utils import _services
 
 ACTIVE = {"ActiveState": "active", "UnitFileState": "enabled", "NeedDaemonReload": "no"}
@@ -32,7 +33,9 @@ def test_properties_are_parsed_by_unit():
 
 
 def test_names_leave_out_the_template_and_foreign_units():
-    assert _services.names("cordon-agent@.service disabled enabled\ncordon-agent@a.service enabled enabled\n\n") == ["cordon-agent@a.service"]
+    assert _services.names("cordon-agent@.service disabled enabled\ncordon-agent@a.service enabled enabled\n\n") == [
+        "cordon-agent@a.service"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -40,7 +43,11 @@ def test_names_leave_out_the_template_and_foreign_units():
     [
         (ACTIVE, [], []),
         (ACTIVE, ["a"], [["restart", "cordon-agent@a.service"]]),
-        (STOPPED, ["a"], [["enable", "--quiet", "cordon-agent@a.service"], ["start", "cordon-agent@a.service"]]),
+        (
+            STOPPED,
+            ["a"],
+            [["enable", "--quiet", "cordon-agent@a.service"], ["start", "cordon-agent@a.service"]],
+        ),
         ({**ACTIVE, "ActiveState": "failed"}, [], [["start", "cordon-agent@a.service"]]),
         ({**ACTIVE, "NeedDaemonReload": "yes"}, [], [["daemon-reload"]]),
     ],
@@ -54,5 +61,13 @@ def test_a_service_that_systemd_does_not_know_is_started():
 
 
 def test_agents_that_are_gone_are_stopped_with_their_sessions_and_others_left_alone():
-    seen = {"cordon-agent@a.service": ACTIVE, "cordon-agent@old.service": ACTIVE, "cordon-session-old-1.service": {"ActiveState": "active"}}
-    assert _services.prune(seen, ["a"]) == [["stop", "cordon-agent@old.service"], ["disable", "cordon-agent@old.service"], ["stop", "cordon-session-old-1.service"]]
+    seen = {
+        "cordon-agent@a.service": ACTIVE,
+        "cordon-agent@old.service": ACTIVE,
+        "cordon-session-old-1.service": {"ActiveState": "active"},
+    }
+    assert _services.prune(seen, ["a"]) == [
+        ["stop", "cordon-agent@old.service"],
+        ["disable", "cordon-agent@old.service"],
+        ["stop", "cordon-session-old-1.service"],
+    ]

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import pytest
+
 from ansible_collections.cordon.agent_host.plugins.module_utils import _users
 
 HOME = "/srv/agents/a"
@@ -37,7 +38,10 @@ def test_a_missing_user_is_created_without_login():
         ({"shadow": "agent-a::1::::::\n"}, ["usermod", "--lock", "agent-a"]),
         ({"subuid": "agent-a:100000:65536\n"}, ["usermod", "--del-subuids", "100000-165535", "agent-a"]),
         ({"lingering": ("agent-a",)}, ["rm", "--", "/var/lib/systemd/linger/agent-a"]),
-        ({"passwd": f"agent-a:x:990:990::{HOME}:/bin/bash\n"}, ["usermod", "--home", HOME, "--shell", _users.NOLOGIN, "agent-a"]),
+        (
+            {"passwd": f"agent-a:x:990:990::{HOME}:/bin/bash\n"},
+            ["usermod", "--home", HOME, "--shell", _users.NOLOGIN, "agent-a"],
+        ),
     ],
 )
 def test_each_way_in_is_closed(wrong, argv):

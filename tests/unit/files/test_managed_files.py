@@ -12,6 +12,7 @@ import os
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
+
 from ansible_collections.cordon.agent_host.plugins.module_utils import _files
 from ansible_collections.cordon.agent_host.plugins.modules import managed_files
 
@@ -23,9 +24,8 @@ def run(capsys):
     """Run the module; returns its result as a dict."""
 
     def call(check: bool = False, **arguments):
-        with patch_module_args({"_ansible_check_mode": check, **arguments}):
-            with pytest.raises(SystemExit):
-                managed_files.main()
+        with patch_module_args({"_ansible_check_mode": check, **arguments}), pytest.raises(SystemExit):
+            managed_files.main()
         return json.loads(capsys.readouterr().out)
 
     return call
@@ -112,7 +112,10 @@ def test_a_link_on_the_way_is_followed_where_only_we_may_write(run, tmp_path):
         ({"files": [{"path": "/nowhere/at/all/x", "content": "", **ME}]}, "does not exist"),
         ({"files": [{"path": "/tmp/../etc/x", "content": "", **ME}]}, "without '.', '..'"),
         ({"files": [{"path": "/tmp/x", "content": "", "mode": "rw", **ME}]}, "not octal"),
-        ({"files": [{"path": "/tmp/x", "content": "", "owner": "no_such_user"}]}, "does not exist on this host"),
+        (
+            {"files": [{"path": "/tmp/x", "content": "", "owner": "no_such_user"}]},
+            "does not exist on this host",
+        ),
     ],
 )
 def test_errors_name_the_object_and_the_remedy(run, arguments, message):

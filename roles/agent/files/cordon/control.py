@@ -45,7 +45,9 @@ def _events(options: argparse.Namespace) -> int:
     try:
         found = events.read(options.since, options.agent, options.denied)
     except OSError as error:
-        raise host.HostError(f"the event log cannot be read: {error}. See 'systemctl status cordon-events'.") from error
+        raise host.HostError(
+            f"the event log cannot be read: {error}. See 'systemctl status cordon-events'."
+        ) from error
     print("\n".join(json.dumps(event) for event in found) if options.json else events.rows(found))
     return 0
 
@@ -63,10 +65,14 @@ def _shell(options: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="cordonctl", description="See and use the confined AI agents of this host.")
+    parser = argparse.ArgumentParser(
+        prog="cordonctl", description="See and use the confined AI agents of this host."
+    )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    show = commands.add_parser("status", help="each agent's controls as the kernel has them; exit code 1 when one fails")
+    show = commands.add_parser(
+        "status", help="each agent's controls as the kernel has them; exit code 1 when one fails"
+    )
     show.add_argument("agent", nargs="?", help="only this agent")
     show.add_argument("--json", action="store_true", help="the same as data")
     show.set_defaults(act=_status)
@@ -78,7 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     log.add_argument("--json", action="store_true", help="one event a line, as data")
     log.set_defaults(act=_events)
 
-    run = commands.add_parser("run", help="run a command as the agent, confined like its service: run NAME -- COMMAND")
+    run = commands.add_parser(
+        "run", help="run a command as the agent, confined like its service: run NAME -- COMMAND"
+    )
     run.add_argument("agent")
     run.add_argument("command", nargs="*")
     run.set_defaults(act=_run)
@@ -93,7 +101,9 @@ def main(arguments: List[str]) -> int:
     """Entry point; exit code 2 for a call that cannot be served."""
     options = _parser().parse_args(arguments)
     if os.geteuid() != 0:
-        print("cordonctl: only root may read the kernel's policy and start sessions: use sudo", file=sys.stderr)
+        print(
+            "cordonctl: only root may read the kernel's policy and start sessions: use sudo", file=sys.stderr
+        )
         return 2
     try:
         return int(options.act(options))

@@ -26,7 +26,9 @@ def lines(path: str, since: str, agent: Optional[str]) -> Iterator[Dict[str, Any
                 yield event
 
 
-def read(since: str = "", agent: Optional[str] = None, denied: bool = False, log: str = LOG) -> List[Dict[str, Any]]:
+def read(
+    since: str = "", agent: Optional[str] = None, denied: bool = False, log: str = LOG
+) -> List[Dict[str, Any]]:
     """Events since an ISO 8601 UTC time, of one agent or all; also from the last rotated file."""
     files = [path for path in (f"{log}.1", log) if os.path.exists(path)]
     found = [event for path in files for event in lines(path, since, agent)]
@@ -45,7 +47,15 @@ def what(event: Dict[str, Any]) -> str:
 def rows(events: List[Dict[str, Any]]) -> str:
     """A table of events."""
     body = [
-        [event.get("time", "")[:19], event.get("agent") or "-", event.get("kind") or "-", event.get("outcome") or "-", what(event), event.get("program") or "-", event.get("reason") or ""]
+        [
+            event.get("time", "")[:19],
+            event.get("agent") or "-",
+            event.get("kind") or "-",
+            event.get("outcome") or "-",
+            what(event),
+            event.get("program") or "-",
+            event.get("reason") or "",
+        ]
         for event in events
     ]
     return table(["TIME (UTC)", "AGENT", "KIND", "OUTCOME", "WHAT", "PROGRAM", "REASON"], body)

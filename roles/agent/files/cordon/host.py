@@ -25,7 +25,16 @@ def run(argv: List[str], data: Optional[str] = None) -> Tuple[int, str, str]:
     """Run a command in the C locale; return its exit code, standard output and standard error."""
     environment = {**os.environ, "LC_ALL": "C"}
     try:
-        done = subprocess.run(argv, input=data, capture_output=True, text=True, errors="replace", timeout=TIMEOUT, env=environment, check=False)
+        done = subprocess.run(
+            argv,
+            input=data,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT,
+            env=environment,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         return 124, "", f"{argv[0]} did not answer within {TIMEOUT} s"
     except OSError as error:
@@ -38,7 +47,9 @@ def _load(path: str) -> Any:
         with open(path, encoding="utf-8") as file:
             return json.load(file)
     except FileNotFoundError:
-        raise HostError(f"{path} is missing: this host is not provisioned. Run the playbook cordon.agent_host.site.") from None
+        raise HostError(
+            f"{path} is missing: this host is not provisioned. Run the playbook cordon.agent_host.site."
+        ) from None
     except PermissionError:
         raise HostError(f"{path} is for root: use sudo.") from None
     except ValueError as error:
@@ -55,11 +66,15 @@ def require(name: str) -> Dict[str, Any]:
     """One agent of the manifest; HostError that lists the others."""
     listed = {agent["name"]: agent for agent in agents()}
     if name not in listed:
-        raise HostError(f"there is no agent {name!r} on this host; it has: {', '.join(sorted(listed)) or 'none'}")
+        raise HostError(
+            f"there is no agent {name!r} on this host; it has: {', '.join(sorted(listed)) or 'none'}"
+        )
     return listed[name]
 
 
-def judge(agent: Optional[str] = None, preflight: bool = False) -> Tuple[Dict[str, Any], List[Dict[str, Any]]]:
+def judge(
+    agent: Optional[str] = None, preflight: bool = False
+) -> Tuple[Dict[str, Any], List[Dict[str, Any]]]:
     """Read the kernel and the system once and judge them: facts and check results."""
     checks = _load(CHECKS)
     facts = _facts.collect(run, agent=agent, preflight=preflight)

@@ -18,13 +18,16 @@ def refusal(agent: str, results: List[Dict[str, Any]]) -> str:
 
     A preflight that judged nothing refuses too: checks that were lost must not open the gate.
     """
+    not_started = f"cordon: agent {agent} is not started:"
     if not results:
-        return f"cordon: agent {agent} is not started: there is no check to judge it by. Run the playbook cordon.agent_host.site."
+        return f"{not_started} there is no check to judge it by. Run the playbook cordon.agent_host.site."
     failing = [result for result in results if result["status"] not in (PASS, NOT_ENFORCED)]
-    lines = [f"cordon: agent {agent} is not started: {len(failing)} of {len(results)} conditions do not hold."] if failing else []
+    lines = [f"{not_started} {len(failing)} of {len(results)} conditions do not hold."] if failing else []
     for result in failing:
         lines.append(f"  [{result['control']}] not true: {result['title']}")
-        lines.append(f"    expected {json.dumps(result['expected'])}, observed {json.dumps(result['observed'])}")
+        lines.append(
+            f"    expected {json.dumps(result['expected'])}, observed {json.dumps(result['observed'])}"
+        )
         lines.append(f"    remedy: {result['remedy']}")
     return "\n".join(lines)
 

@@ -58,6 +58,9 @@ def run(agent: str, command: List[str], terminal: bool) -> int:
 def shell(agent: str) -> int:
     """Open a shell as the agent. It reads no start-up files: nothing that the agent wrote runs first."""
     if not sys.stdin.isatty():
-        print(f"cordonctl: standard input is no terminal; use 'ssh -t', or: cordonctl run {agent} -- COMMAND", file=sys.stderr)
+        print(
+            f"cordonctl: standard input is no terminal; use 'ssh -t', or: cordonctl run {agent} -- COMMAND",
+            file=sys.stderr,
+        )
         return 2
     return run(agent, ["/bin/bash", "--noprofile", "--norc", "-i"], terminal=True)

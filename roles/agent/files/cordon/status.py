@@ -11,10 +11,17 @@ from typing import Any, Dict, List, Optional
 from . import _checks
 from .table import table
 
-WORDS = {_checks.PASS: "ok", _checks.NOT_ENFORCED: "not enforced", _checks.FAIL: "FAILS", _checks.ERROR: "UNKNOWN"}
+WORDS = {
+    _checks.PASS: "ok",
+    _checks.NOT_ENFORCED: "not enforced",
+    _checks.FAIL: "FAILS",
+    _checks.ERROR: "UNKNOWN",
+}
 
 
-def report(agents: List[Dict[str, Any]], facts: Dict[str, Any], results: List[Dict[str, Any]]) -> Dict[str, Any]:
+def report(
+    agents: List[Dict[str, Any]], facts: Dict[str, Any], results: List[Dict[str, Any]]
+) -> Dict[str, Any]:
     """The status as data: the host, one entry per agent, and every result that is not a pass."""
     return {
         "collected_at": facts["collected_at"],
@@ -38,14 +45,22 @@ def _agent(agent: Dict[str, Any], facts: Dict[str, Any], results: List[Dict[str,
 
 def _controls(results: List[Dict[str, Any]], agent: Optional[str]) -> Dict[str, Optional[str]]:
     """The worst result of each control, of one agent or of the host; null where nothing was judged."""
-    return {control: _checks.worst(r["status"] for r in results if r["control"] == control and r["agent"] == agent) for control in _checks.CONTROLS}
+    return {
+        control: _checks.worst(
+            r["status"] for r in results if r["control"] == control and r["agent"] == agent
+        )
+        for control in _checks.CONTROLS
+    }
 
 
 def text(status: Dict[str, Any]) -> str:
     """The status for a terminal."""
     head = ["AGENT", "MODE", "SERVICE", "PROCESSES", *[control.upper() for control in _checks.CONTROLS]]
     body = [["(host)", "", "", "", *_words(status["host"])]]
-    body += [[one["name"], one["mode"], one["service"] or "?", str(one["processes"]), *_words(one["controls"])] for one in status["agents"]]
+    body += [
+        [one["name"], one["mode"], one["service"] or "?", str(one["processes"]), *_words(one["controls"])]
+        for one in status["agents"]
+    ]
     parts = [table(head, body), _totals(status["summary"])]
     return "\n\n".join(parts + [_remedy(result) for result in status["attention"]])
 
@@ -55,7 +70,9 @@ def _words(controls: Dict[str, Optional[str]]) -> List[str]:
 
 
 def _totals(summary: Dict[str, int]) -> str:
-    return f"{sum(summary.values())} checks: " + ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in summary.items())
+    return f"{sum(summary.values())} checks: " + ", ".join(
+        f"{count} {status.replace('_', ' ')}" for status, count in summary.items()
+    )
 
 
 def _remedy(result: Dict[str, Any]) -> str:
@@ -64,4 +81,6 @@ def _remedy(result: Dict[str, Any]) -> str:
         f"{WORDS[result['status']]}: {result['title']} ({where}, {result['control']}, check {result['id']})",
         f"  expected {json.dumps(result['expected'])}, observed {json.dumps(result['observed'])}",
     ]
-    return "\n".join(lines + ([f"  remedy: {result['remedy']}"] if result["status"] != _checks.NOT_ENFORCED else []))
+    return "\n".join(
+        lines + ([f"  remedy: {result['remedy']}"] if result["status"] != _checks.NOT_ENFORCED else [])
+    )

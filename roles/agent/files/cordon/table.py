@@ -20,4 +20,6 @@ def table(head: List[str], body: List[List[str]]) -> str:
     """Lay out rows in columns as wide as their widest cell."""
     shown = [head] + [[_cell(text) for text in row] for row in body]
     widths = [max(len(row[column]) for row in shown) for column in range(len(head))]
-    return "\n".join("  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip() for row in shown)
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip() for row in shown
+    )

@@ -1,0 +1,104 @@
+# Copyright: the cordon.agent_host authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One confinement for the service and its sessions."""
+
+from __future__ import annotations
+
+import pytest
+
+from ansible_collections.cordon.agent_host.plugins.filter.agents import FilterModule
+from ansible_collections.cordon.agent_host.plugins.module_utils import _units
+
+resolve = FilterModule().filters()["agents"]
+
+
+def agent(**keys):
+    return resolve([{"name": "scout", "command": ["/usr/bin/sleep", "infinity"], **keys}])[0]
+
+
+def setting(text: str, name: str) -> list:
+    """Values of a unit file's directive, in order."""
+    return [line.split("=", 1)[1] for line in text.splitlines() if line.startswith(f"{name}=")]
+
+
+def test_service_and_session_have_the_same_drop_in():
+    links = {link["path"]: link["target"] for link in _units.files([agent()])["links"]}
+    assert set(links.values()) == {"/etc/cordon/agents/scout.conf"}
+    assert {path.split("/")[-2] for path in links} == {
+        "cordon-agent@scout.service.d",
+        "cordon-session-scout-.service.d",
+    }
+
+
+@pytest.mark.parametrize(
+    ("directive", "value"),
+    [
+        ("User", "agent-scout"),
+        ("AppArmorProfile", "cordon.scout"),
+        ("NoNewPrivileges", "yes"),
+        ("CapabilityBoundingSet", ""),
+        ("Slice", "cordon-scout.slice"),
+        ("BindsTo", "cordon-vault@scout.service"),
+        ("Requires", "cordon-firewall.service"),
+        ("ExecStartPre", "+/usr/lib/cordon/preflight scout"),
+        ("RestrictNamespaces", "yes"),
+        ("PrivateDevices", "yes"),
+    ],
+)
+def test_confinement(directive, value):
+    assert setting(_units.confinement(agent()), directive) == [value]
+
+
+def test_a_missing_profile_stops_the_unit():
+    """systemd.exec(5): with the prefix '-' a missing profile is ignored and the agent runs unconfined."""
+    assert not setting(_units.confinement(agent()), "AppArmorProfile")[0].startswith("-")
+
+
+@pytest.mark.parametrize(("mode", "word"), [("burn_in", "mixed"), ("enforce", "enforce")])
+def test_entry_is_told_the_label_to_insist_on(mode, word):
+    text = _units.confinement(agent(mode=mode))
+    assert f'"CORDON_LABEL=cordon.scout//&cordon.scout.main ({word})"' in setting(text, "Environment")
+
+
+def test_without_apparmor_no_profile_is_named_and_entry_knows():
+    text = _units.confinement(agent(), apparmor=False)
+    assert setting(text, "AppArmorProfile") == []
+    assert '"CORDON_LABEL=unenforced"' in setting(text, "Environment")
+
+
+def test_granted_devices_are_named_one_by_one():
+    limits = {"gpu": True, "devices": ["/dev/video0"]}
+    text = _units.confinement(agent(limits=limits))
+    assert setting(text, "PrivateDevices") == []
+    assert setting(text, "DevicePolicy") == ["closed"]
+    assert "/dev/video0 rw" in setting(text, "DeviceAllow") and "char-drm rw" in setting(text, "DeviceAllow")
+
+
+@pytest.mark.parametrize(
+    ("word", "quoted"),
+    [
+        ("plain", '"plain"'),
+        ("two words", '"two words"'),
+        ('say "hi"', '"say \\"hi\\""'),
+        ("100%", '"100%%"'),
+        ("$HOME", '"$$HOME"'),
+        ("a\\b", '"a\\\\b"'),
+    ],
+)
+def test_words_of_the_command_reach_the_program_unchanged(word, quoted):
+    text = _units.command(agent(command=["/usr/bin/echo", word]))
+    assert setting(text, "ExecStart") == [f'/usr/bin/env -- /usr/lib/cordon/entry "/usr/bin/echo" {quoted}']
+
+
+def test_the_slice_bounds_cpu_memory_swap_and_tasks():
+    text = _units.slice_unit(agent(limits={"cpu": "150%", "memory": "2G", "tasks": 99}))
+    for directive, value in {"CPUQuota": "150%", "MemoryMax": "2G", "MemorySwapMax": "0", "TasksMax": "99"}.items():
+        assert setting(text, directive) == [value]
+
+
+def test_the_home_belongs_to_root_and_only_the_work_directories_to_the_agent():
+    rows = {row["path"]: row.get("owner", "root") for row in _units.files([agent()])["directories"]}
+    own = {path.rsplit("/", 1)[1] for path, user in rows.items() if user == "agent-scout"}
+    assert rows["/srv/agents/scout"] == "root" and rows["/srv/agents/scout/.ssh"] == "root"
+    assert own == {"workspace", ".cache", ".config", ".local"}
