@@ -1,0 +1,58 @@
+# Copyright: the cordon.agent_host authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# shellcheck shell=bash
+# What the stages share. A stage's exit status: 0 passed, 77 skipped (its last line says why), else failed.
+
+cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
+ROOT=$PWD
+BUILD=$ROOT/build
+export ANSIBLE_HOME=$BUILD/ansible-home ANSIBLE_LOCAL_TEMP=$BUILD/ansible-home/tmp
+export ANSIBLE_NOCOLOR=1 NO_COLOR=1 PY_COLORS=0 PYTHONDONTWRITEBYTECODE=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+# A developer's own settings must not decide what the tests prove.
+unset ANSIBLE_CONFIG ANSIBLE_COLLECTIONS_PATH ANSIBLE_ROLES_PATH ANSIBLE_INVENTORY ANSIBLE_VAULT_PASSWORD_FILE
+
+skip() {
+    echo "$*"
+    exit 77
+}
+
+# use_core 2.19|2.21: put that core's virtual environment first in PATH.
+use_core() {
+    case $1 in
+        2.19) VENV=$BUILD/venv ;;
+        2.21) VENV=$BUILD/venv-2.21 ;;
+        *) echo "which core? 2.19 or 2.21" >&2; exit 2 ;;
+    esac
+    if [ ! -e "$VENV/stamp" ]; then
+        [ "$1" != 2.19 ] || { echo "run \`make setup\` first" >&2; exit 1; }
+        skip "no Python for ansible-core $1 on this machine (make setup says which)"
+    fi
+    export PATH=$VENV/bin:$PATH
+    export PYTHON=$VENV/bin/python
+}
+
+# need PROGRAM PACKAGE: fail with the remedy when it is not there.
+need() {
+    PATH=$PATH:/usr/sbin:/sbin command -v "$1" > /dev/null && return
+    echo "$1 is not installed: apt-get install $2 (or make setup as root)" >&2
+    exit 1
+}
+
+# Files that git would commit: tracked or new, not ignored, not deleted.
+tree_files() {
+    git ls-files -co --exclude-standard -z | while IFS= read -r -d '' file; do
+        [ -e "$file" ] && printf '%s\0' "$file"
+    done
+}
+
+# copy_tree DIRECTORY: the collection under a search path, as DIRECTORY/ansible_collections/cordon/agent_host.
+# ansible-test refuses any other place, and no tool may litter the work tree.
+copy_tree() {
+    COPY=$1/ansible_collections/cordon/agent_host
+    mkdir -p "$COPY"
+    tree_files | rsync -a --delete --delete-missing-args --from0 --files-from=- --ignore-missing-args ./ "$COPY/"
+    # --files-from never deletes: remove what the tree no longer has.
+    (cd "$COPY" && find . -type f -not -path './tests/output/*' -not -path './.git/*' -printf '%P\0') |
+        while IFS= read -r -d '' file; do [ -e "$ROOT/$file" ] || rm -f "$COPY/$file"; done
+}

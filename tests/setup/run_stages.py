@@ -1,0 +1,239 @@
+# Copyright: the cordon.agent_host authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Run stages of `make test`: all by default, or those named. Prints what ran, what was skipped and why.
+
+A stage is a program (tests/setup/stages/*). It exits 0 (passed), 77 (skipped; its last line says why)
+or anything else (failed). A failed stage does not stop the others, but the whole fails.
+Stages of one lane run one after the other, lanes run beside each other: the machine's second core is
+idle while a guest boots. Interrupted, everything that was started is ended.
+
+Usage: run_stages.py [STAGE...]      Standard library only, Python 3.9+.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+LOGS = ROOT / "build" / "logs"
+SKIPPED = 77
+TAIL = 60
+GRACE = 60  # seconds that an ended stage has for its own tidying (containers, guests)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One program to run. `limit` is in seconds, `lane` says with whom it does not run at once."""
+
+    name: str
+    argv: tuple[str, ...]
+    limit: int
+    lane: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a stage; `word` is passed, failed or skipped, `reason` says why not passed."""
+
+    name: str
+    word: str
+    seconds: float
+    reason: str = ""
+
+
+def _script(name: str, *arguments: str) -> tuple[str, ...]:
+    return (f"tests/setup/stages/{name}", *arguments)
+
+
+SETUP = Stage("setup", (sys.executable, "-B", "tests/setup/prepare.py"), 1200, "setup")
+# The guest is the longest and goes alone; what is quick and most telling comes first in the other lane.
+STAGES = (
+    Stage("vm", _script("molecule", "2.19", "vm"), 2100, "guest"),
+    Stage("unit-2.19", _script("unit", "2.19"), 600, "light"),
+    Stage("lint", _script("lint"), 600, "light"),
+    Stage("build", _script("build"), 300, "light"),
+    Stage("unit-2.21", _script("unit", "2.21"), 600, "light"),
+    Stage("sanity-2.19", _script("sanity", "2.19"), 900, "light"),
+    Stage("sanity-2.21", _script("sanity", "2.21"), 900, "light"),
+    Stage("container-2.19", _script("molecule", "2.19", "default"), 900, "light"),
+    Stage("container-2.21", _script("molecule", "2.21", "default"), 900, "light"),
+)
+
+
+class Runner:
+    """Starts stages, each in a process group of its own, so that all of it can be ended."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self.stopped = threading.Event()
+        self.outcomes: dict[str, Outcome] = {}
+
+    def run(self, stage: Stage) -> Outcome:
+        """Run one stage to its end or its limit. Its output goes to build/logs/STAGE.log."""
+        log = LOGS / f"{stage.name}.log"
+        begun = time.monotonic()
+        with log.open("wb") as stream:
+            process = self._start(stage, stream)
+            if process is None:
+                return Outcome(stage.name, "skipped", 0, "interrupted before it began")
+            late = self._wait(process, stage.limit)
+        with self._lock:
+            self._running.pop(stage.name)
+        word, reason = self._judge(process.returncode, late, stage, log)
+        return Outcome(stage.name, word, time.monotonic() - begun, reason)
+
+    def _start(self, stage: Stage, stream: object) -> subprocess.Popen[bytes] | None:
+        with self._lock:
+            if self.stopped.is_set():
+                return None
+            self._running[stage.name] = process = subprocess.Popen(
+                stage.argv, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT,  # type: ignore[call-overload]
+                start_new_session=True,
+            )
+        return process
+
+    def _wait(self, process: subprocess.Popen[bytes], limit: int) -> bool:
+        """Wait for the end. True if the limit passed and the stage was ended."""
+        try:
+            process.wait(limit)
+            return False
+        except subprocess.TimeoutExpired:
+            end(process)
+            return True
+
+    def _judge(self, code: int, late: bool, stage: Stage, log: Path) -> tuple[str, str]:
+        if self.stopped.is_set() and code != 0:
+            return "failed", "interrupted"
+        if late:
+            return "failed", f"not finished within {stage.limit} s"
+        if code == 0:
+            return "passed", ""
+        if code == SKIPPED:
+            return "skipped", last_line(log)
+        return "failed", f"exit {code}: {last_line(log)}"
+
+    def lane(self, stages: Sequence[Stage]) -> None:
+        for stage in stages:
+            self.report(self.run(stage))
+
+    def report(self, outcome: Outcome) -> None:
+        with self._lock:
+            self.outcomes[outcome.name] = outcome
+            print(f"{outcome.word:8} {outcome.name} ({outcome.seconds:.0f} s) {outcome.reason[:200]}", flush=True)
+            if outcome.word == "failed" and not self.stopped.is_set():
+                show_tail(LOGS / f"{outcome.name}.log")
+
+    def stop(self) -> None:
+        """End every running stage and start none any more."""
+        self.stopped.set()
+        with self._lock:
+            running = list(self._running.values())
+        for process in running:
+            signal_group(process, signal.SIGTERM)
+        for process in running:
+            end(process)
+
+
+def signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        pass  # its leader has been waited for and nobody else is left
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ask the group to end, give it time to tidy up, then insist."""
+    signal_group(process, signal.SIGTERM)
+    try:
+        process.wait(GRACE)
+    except subprocess.TimeoutExpired:
+        pass
+    signal_group(process, signal.SIGKILL)
+    process.wait()
+
+
+def last_line(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "no output"
+
+
+def show_tail(log: Path) -> None:
+    """The end of a failed stage's log, indented so that no line of it passes for our own summary."""
+    print(f"  --- the end of {log.relative_to(ROOT)}")
+    for line in log.read_text(errors="replace").splitlines()[-TAIL:]:
+        print(f"  | {line}")
+    print("  ---", flush=True)
+
+
+def summary(outcomes: Sequence[Outcome], wall: float) -> str:
+    width = max(len(outcome.name) for outcome in outcomes)
+    rows = [f"  {'stage':{width}}  {'seconds':>7}  result"]
+    rows += [
+        f"  {each.name:{width}}  {each.seconds:7.0f}  {each.word}{': ' + each.reason[:160] if each.reason else ''}"
+        for each in outcomes
+    ]
+    count = {word: sum(each.word == word for each in outcomes) for word in ("passed", "failed", "skipped")}
+    minutes, seconds = divmod(round(wall), 60)
+    closing = f"{count['passed']} passed, {count['failed']} failed, {count['skipped']} skipped"
+    return "\n".join(["", *rows, "", f"  in {minutes} min {seconds} s; logs in build/logs", "", closing])
+
+
+def chosen(names: Sequence[str]) -> list[Stage]:
+    """The stages to run after set-up, in the order of STAGES. Raises SystemExit for an unknown name."""
+    known = {stage.name: stage for stage in STAGES}
+    unknown = [name for name in names if name not in known and name != SETUP.name]
+    if unknown:
+        raise SystemExit(f"unknown stage: {', '.join(unknown)}; there are: setup {' '.join(known)}")
+    return [stage for stage in STAGES if not names or stage.name in names]
+
+
+def run_lanes(runner: Runner, stages: Sequence[Stage]) -> None:
+    lanes = {stage.lane: [each for each in stages if each.lane == stage.lane] for stage in stages}
+    threads = [threading.Thread(target=runner.lane, args=(members,)) for members in lanes.values()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        # In slices: a signal is handled between two of them.
+        while thread.is_alive():
+            thread.join(0.5)
+
+
+def interrupted(number: int, _frame: object) -> None:
+    raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+def main(names: Sequence[str]) -> int:
+    """Exit status: 0 nothing failed, 1 something failed, 130 interrupted."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupted)
+    stages = chosen(names)
+    LOGS.mkdir(parents=True, exist_ok=True)
+    runner = Runner()
+    begun = time.monotonic()
+    try:
+        runner.report(runner.run(SETUP))
+        run_lanes(runner, stages)
+    except KeyboardInterrupt:
+        print("interrupted: ending what was started", flush=True)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        runner.stop()
+        return 130
+    order = [SETUP, *stages]
+    outcomes = [runner.outcomes[stage.name] for stage in order]
+    print(summary(outcomes, time.monotonic() - begun), flush=True)
+    return 1 if any(outcome.word == "failed" for outcome in outcomes) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
