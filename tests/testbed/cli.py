@@ -8,19 +8,22 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
+from pathlib import Path
 
-from testbed import access, guest, image, kvm, run, settings
+from testbed import access, guest, image, kvm, provision, run, services, settings, signals
 from testbed.files import need_space
 from testbed.settings import Settings
 from testbed.show import Failure, Interrupted, complain, say, step
 
 GUEST_MEGABYTES = 1000
+PROGRAMS = {
+    "qemu-system-x86_64": "qemu-system-x86", "qemu-img": "qemu-utils",
+    "ssh": "openssh-client", "ssh-keygen": "openssh-client",
+}
 
 
 @contextmanager
@@ -47,28 +50,48 @@ def _boot(chosen: Settings, guests: list[guest.Guest], public_key: str) -> None:
                 guest.start(each, source, chosen, accelerator, public_key)
             for each in guests:
                 guest.wait(each, begun, chosen.boot_timeout)
+        _write_access(chosen)
+        with step("set the guests up"):
+            for each in guests:
+                provision.give(each, chosen.directory)
     except BaseException:
         for each in guests:
             guest.discard(each)
         raise
 
 
+def _key(chosen: Settings) -> Path:
+    return chosen.directory / "keys" / "root"
+
+
+def _write_access(chosen: Settings) -> list[str]:
+    """Write ssh_config and inventory.yml of all running guests, and return their names."""
+    ports = {each.name: each.port for each in guest.found(chosen.directory) if guest.running(each)}
+    access.write(chosen.directory, ports, _key(chosen))
+    return sorted(ports)
+
+
 def up(chosen: Settings) -> None:
     """Bring up what is not up yet, and write how to reach it."""
-    run.need_programs({
-        "qemu-system-x86_64": "qemu-system-x86", "qemu-img": "qemu-utils",
-        "ssh": "openssh-client", "ssh-keygen": "openssh-client",
-    })
+    run.need_programs(PROGRAMS | services.PACKAGES)
     with _locked(chosen):
-        key = chosen.directory / "keys" / "root"
-        public_key = access.make_key(key, "cordon test bed")
-        guests = guest.all_of(chosen)
-        down = [each for each in guests if not guest.running(each)]
-        if down:
-            _boot(chosen, down, public_key)
-        known = {each.name: each.port for each in guest.found(chosen.directory) if guest.running(each)}
-        access.write(chosen.directory, known, key)
-    say(f"testbed: {', '.join(sorted(known))} {'running' if down else 'already running'} ({chosen.directory})")
+        public_key = access.make_key(_key(chosen), "cordon test bed")
+        absent = [each for each in guest.all_of(chosen) if not guest.running(each)]
+        try:
+            services.start(chosen.directory)
+            if absent:
+                _boot(chosen, absent, public_key)
+        except BaseException:
+            _stop_useless_services(chosen)
+            raise
+        names = _write_access(chosen)
+    say(f"testbed: {', '.join(names)} {'running' if absent else 'already running'} ({chosen.directory})")
+
+
+def _stop_useless_services(chosen: Settings) -> None:
+    """After a failed start: services without a guest would be left running for nobody."""
+    if not any(guest.running(each) for each in guest.found(chosen.directory)):
+        services.stop(chosen.directory)
 
 
 def down(chosen: Settings) -> None:
@@ -79,6 +102,7 @@ def down(chosen: Settings) -> None:
     with _locked(chosen):
         for each in guest.found(chosen.directory):
             say(f"testbed: {each.name} {'ended' if guest.stop(each) else 'was not running'}")
+        services.stop(chosen.directory)
         shutil.rmtree(chosen.directory)
 
 
@@ -91,14 +115,9 @@ def ssh(chosen: Settings, words: list[str]) -> None:
     os.execvp("ssh", ["ssh", "-F", str(config), name, *words[1:]])
 
 
-def _interrupt(number: int, _frame: FrameType | None) -> None:
-    raise Interrupted(signal.Signals(number).name)
-
-
 def main(words: list[str]) -> int:
     """Exit status: 0 done, 1 failed, 2 bad usage, 130 interrupted."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+    signals.catch()
     commands = {"up": up, "down": down}
     try:
         chosen = settings.read()

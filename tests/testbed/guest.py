@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from testbed import process, qemu, run
+from testbed import process, qemu, run, seed
 from testbed.image import Image
 from testbed.settings import Settings
 from testbed.show import Failure, say
@@ -72,8 +72,11 @@ def start(guest: Guest, image: Image, settings: Settings, accelerator: str, publ
     port = free_port()
     (guest.directory / "port").write_text(f"{port}\n")
     machine = qemu.Machine(guest.name, accelerator, settings.memory, port, public_key, image)
-    record = process.launch(qemu.arguments(machine), guest.directory, guest.directory / "qemu.log")
-    process.save(record, guest.pid)
+    argv = qemu.arguments(machine)
+    if image.kernel is None:
+        seed.write(guest.directory / "seed", guest.name, qemu.machine_id(public_key + guest.name), public_key)
+        argv += seed.drive("seed")
+    process.launch(argv, guest.directory, guest.directory / "qemu.log", guest.pid)
 
 
 def stop(guest: Guest) -> bool:

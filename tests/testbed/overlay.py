@@ -12,7 +12,7 @@ from pathlib import Path
 TREE = Path(__file__).parent / "rootfs"
 
 
-def _owned_by_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+def owned_by_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:
     entry.uid = entry.gid = entry.mtime = 0
     entry.uname = entry.gname = "root"
     entry.mode = 0o755 if entry.isdir() or entry.mode & 0o100 else 0o644
@@ -25,5 +25,5 @@ def pack(tree: Path = TREE) -> bytes:
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for path in sorted(tree.rglob("*")):
             if not path.is_dir():
-                archive.add(path, f"./{path.relative_to(tree)}", recursive=False, filter=_owned_by_root)
+                archive.add(path, f"./{path.relative_to(tree)}", recursive=False, filter=owned_by_root)
     return buffer.getvalue()

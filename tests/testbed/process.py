@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from testbed import signals
 from testbed.files import write_atomically
 
 
@@ -49,13 +50,15 @@ def start_time(pid: int) -> int | None:
     return None if state in "ZX" else start
 
 
-def launch(argv: Sequence[str], where: Path, log: Path) -> Record:
-    """Start `argv` in directory `where`, in a session of its own: Ctrl-C at our terminal does not reach it."""
-    with log.open("ab") as output:
+def launch(argv: Sequence[str], where: Path, log: Path, record_file: Path) -> Record:
+    """Start `argv` in directory `where` and record it, in a session of its own: Ctrl-C at our terminal does not reach it."""
+    with signals.held(), log.open("ab") as output:
         child = subprocess.Popen(
             argv, cwd=where, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
-    return Record(child.pid, start_time(child.pid) or 0, boot_id())
+        record = Record(child.pid, start_time(child.pid) or 0, boot_id())
+        save(record, record_file)
+    return record
 
 
 def save(record: Record, path: Path) -> None:

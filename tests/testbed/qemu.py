@@ -60,12 +60,12 @@ def accelerator(kind: str) -> list[str]:
     return ["-accel", "tcg,thread=multi", "-cpu", "max"]
 
 
-def arguments(machine: Machine, seed: Path | None = None) -> list[str]:
+def arguments(machine: Machine) -> list[str]:
     """qemu-system-x86_64 for a guest whose directory is the working directory.
 
     The overlay disk, console.log and qmp.sock are relative: a socket's path may have 107 bytes, unix(7).
     """
-    argv = [
+    return [
         "qemu-system-x86_64", "-name", machine.name, "-nodefaults", "-display", "none",
         *accelerator(machine.accelerator), "-smp", "2", "-m", str(machine.memory), "-rtc", "base=utc",
         "-drive", "file=disk.qcow2,format=qcow2,if=virtio,cache=unsafe,discard=unmap",
@@ -75,9 +75,6 @@ def arguments(machine: Machine, seed: Path | None = None) -> list[str]:
         "-smbios", credential("ssh.authorized_keys.root", machine.public_key + "\n"),
         *_boot(machine),
     ]
-    if seed is not None:
-        argv += ["-drive", f"file={seed},format=raw,if=virtio,readonly=on"]
-    return argv
 
 
 def overlay_arguments(image: Image) -> list[str]:

@@ -39,9 +39,7 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
         try:
             os.killpg(child.pid, number)
             child.wait(patience)
-        except ProcessLookupError:
-            return
-        except subprocess.TimeoutExpired:
+        except (ProcessLookupError, subprocess.TimeoutExpired):
             continue
 
 
