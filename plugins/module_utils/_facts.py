@@ -19,6 +19,7 @@ collect() returns
     apparmor          see _facts_apparmor.py
     audit             see _facts_audit.py
     firewall          see _facts_firewall.py
+    services          {unit: {state, enabled}}  the host's own units, in systemd's words
     monitoring        see _facts_monitoring.py
     strays            [{user, processes}]  users agent-* that no manifest names
     agents            {NAME: facts of one agent, see _facts_agent.py}
@@ -74,7 +75,8 @@ def collect(run: Run, agents: Optional[Sequence[Mapping[str, Any]]] = None, agen
         "apparmor": apparmor,
         "audit": audit,
         "firewall": _facts_firewall.read(source),
-        "monitoring": _facts_monitoring.read(source, units),
+        "monitoring": _facts_monitoring.read(source),
+        "services": _facts_units.services(units),
         "strays": _facts_users.strays(users, processes, [entry["user"] for entry in manifest]),
     }
     host.update(_facts_host.read(source, preflight))

@@ -4,7 +4,8 @@
 """Facts of one agent, gathered from the other modules under the agent's name.
 
     name, mode   as in the manifest
-    expected     {user, label_mode, cage_mode, main_mode, limits, secrets: [str], no_devices: bool}
+    expected     {user, profile, slice, main_mode, limits, private_devices}: the manifest's wishes, in the
+                 words and units of the facts
     user         see _facts_users.py; null when the user does not exist
     session      {active: bool, unit: {property: str}, sessions: [str]}|null, see _facts_units.py
     unit         the properties of cordon-agent@NAME.service, {} when systemd does not know it
@@ -17,7 +18,8 @@
     firewall     {bound: bool|null}: the table matches this user's uid
     limits       see _facts_limits.py
     vault        see _facts_vault.py
-    home         {path: metadata|null}: the home itself and what in it must not be the agent's
+    home         {top, ssh: metadata|null}: the home itself and its .ssh: root's, so that no rc file
+                 and no key can be planted
 """
 
 from __future__ import annotations
@@ -63,21 +65,18 @@ def read(view: View, entry: Mapping[str, Any]) -> Dict[str, Any]:
         "firewall": {"bound": _bound(view.host["firewall"]["uids"], uid)},
         "limits": _facts_limits.read(view.source, view.units, name),
         "vault": _facts_vault.read(view.source, entry, view.preflight),
-        "home": {path: view.source.metadata(path) for path in (entry["home"], entry["home"] + "/.ssh")},
+        "home": {"top": view.source.metadata(entry["home"]), "ssh": view.source.metadata(entry["home"] + "/.ssh")},
     }
 
 
 def _expected(entry: Mapping[str, Any]) -> Dict[str, Any]:
-    """Return what the manifest asks for, in the words and units of the facts."""
-    modes, limits = _facts_apparmor.expected_modes(entry["mode"]), entry["limits"]
+    limits = entry["limits"]
     return {
-        "user": entry["user"], "label_mode": modes["label"], "cage_mode": modes["cage"], "main_mode": modes["main"],
-        "limits": _facts_limits.wanted(limits),
-        "secrets": sorted(secret["name"] for secret in entry["secrets"]),
-        "private_devices": "no" if limits["gpu"] or limits["devices"] else "yes",
-        "vault_source": "cordon-vault-" + entry["name"],
-        "profile": "cordon." + entry["name"],
+        "user": entry["user"], "profile": _facts_apparmor.PREFIX + entry["name"],
         "slice": _facts_units.slice_unit(entry["name"]),
+        "main_mode": _facts_apparmor.expected_modes(entry["mode"])["main"],
+        "limits": _facts_limits.wanted(limits),
+        "private_devices": "no" if limits["gpu"] or limits["devices"] else "yes",
     }
 
 

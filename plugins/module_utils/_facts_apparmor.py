@@ -97,10 +97,12 @@ def of_agent(apparmor: Dict[str, Any], record: Optional[Dict[str, Any]], agent: 
 
 
 def expected_modes(mode: str) -> Dict[str, str]:
-    """Return the modes that a manifest's `mode` asks for: the cage always enforces (DESIGN.md)."""
+    """Return the modes that a manifest's `mode` asks of the inner profile and of the whole label.
+
+    The cage always enforces; with the inner profile in complain the kernel calls the label mixed.
+    """
     enforcing = mode == "enforce"
-    return {"cage": "enforce", "main": "enforce" if enforcing else "complain",
-            "label": "enforce" if enforcing else "mixed"}
+    return {"main": "enforce" if enforcing else "complain", "label": "enforce" if enforcing else "mixed"}
 
 
 def labels_out_of_place(processes: Optional[List[Dict[str, Any]]], agent: str, mode: str) -> Optional[List[str]]:

@@ -3,9 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Facts of the event log and the heartbeat: is what the agents do being written, right now?
 
-    writer     {state: systemd's ActiveState|null, age_seconds: number|null, fresh: bool|null}
+    writer     {age_seconds: number|null, fresh: bool|null}
                the writer refreshes its state file at least every 10 s while it is healthy
-    heartbeat  {state: ActiveState of the timer|null, enabled: UnitFileState|null}
     log        metadata of the event log | null
     retention_days  int|null: for how long logrotate keeps the event log
 """
@@ -17,7 +16,6 @@ import time
 from typing import Any, Dict, List, Optional, Tuple
 
 from ._facts_source import Source
-from ._facts_units import Units
 
 LOG = "/var/log/cordon/events.jsonl"
 STATE = "/run/cordon/events.json"
@@ -26,15 +24,11 @@ LOGROTATE = "/etc/logrotate.d"
 PERIOD_DAYS = {"daily": 1, "weekly": 7, "monthly": 30, "yearly": 365}
 
 
-def read(source: Source, units: Units) -> Dict[str, Any]:
+def read(source: Source) -> Dict[str, Any]:
     """Return the facts of this module (shape: module docstring)."""
-    known = units or {}
     age = source.age(STATE, time.time())
-    timer = known.get("cordon-heartbeat.timer", {})
     return {
-        "writer": {"state": known.get("cordon-events.service", {}).get("ActiveState"), "age_seconds": age,
-                   "fresh": None if age is None else age <= FRESH_SECONDS},
-        "heartbeat": {"state": timer.get("ActiveState"), "enabled": timer.get("UnitFileState")},
+        "writer": {"age_seconds": age, "fresh": None if age is None else age <= FRESH_SECONDS},
         "log": source.metadata(LOG),
         "retention_days": _retention(source),
     }

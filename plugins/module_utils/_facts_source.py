@@ -15,7 +15,7 @@ import json
 import os
 import stat
 import struct
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 Run = Callable[..., Tuple[int, str, str]]  # run(argv, data=None) -> (rc, stdout, stderr)
 
@@ -25,6 +25,11 @@ FS_IMMUTABLE_FL = 0x10
 # A unit's or Ansible's PATH need not hold the sbin directories.
 SEARCH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 KINDS = ((stat.S_ISDIR, "directory"), (stat.S_ISREG, "file"), (stat.S_ISLNK, "link"))
+
+
+def title(argv: Sequence[str]) -> str:
+    """Name a command for `unreadable`: with its arguments while they are few."""
+    return " ".join(argv if len(argv) < 8 else argv[:2])
 
 
 class Source:
@@ -143,7 +148,7 @@ class Source:
         """Run a program and return (rc, stdout, stderr); None, noted, when it is not installed."""
         path = self.program(argv[0])
         if path is None:
-            self.note(" ".join(argv), "%s is not installed" % argv[0])
+            self.note(title(argv), "%s is not installed" % argv[0])
             return None
         return self._run([path] + list(argv[1:]))
 
@@ -154,7 +159,7 @@ class Source:
             return None
         rc, out, err = answer
         if rc != 0:
-            self.note(" ".join(argv), "exit code %d: %s" % (rc, err or out))
+            self.note(title(argv), "exit code %d: %s" % (rc, err or out))
             return None
         return out
 

@@ -65,6 +65,13 @@ def parse_show(text: str) -> Dict[str, Dict[str, str]]:
     return found
 
 
+def services(units: Units) -> Dict[str, Dict[str, Optional[str]]]:
+    """Return {unit: {state, enabled}} of the host's own units; nulls where systemd gave no answer."""
+    known = units or {}
+    return {name: {"state": known.get(name, {}).get("ActiveState"), "enabled": known.get(name, {}).get("UnitFileState")}
+            for name in HOST_UNITS}
+
+
 def session(units: Units, agent: str) -> Optional[Dict[str, Any]]:
     """Return {active, unit, sessions}: is anything of this agent running or about to?
 

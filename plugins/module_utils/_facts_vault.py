@@ -3,11 +3,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Facts of one agent's vault: open only while the agent works, and nothing left when it is closed.
 
-    mounted      bool|null
+    mounted      bool|null: null also where there is no mount point, so that no vault does not pass
+                 for a closed one
     mount        {source, type, options: [str]}|null: as the kernel mounted it
     mount_point  {immutable, empty}|null: the bare directory; null while something is mounted over it
     cipher       metadata of the encrypted directory | null
     sealed_key   metadata of the sealed key | null
+    mount_faults [str]|null: what is wrong with the mount; [] while closed
+    closed_faults  [str]|null: what would let plaintext onto the disk while closed; [] while open
     secrets      [{name, owner, mode}]|null: the plaintext names while open
     faults       [str]|null: secrets that are missing, not the agent's, or open to others;
                  [] while closed: there is nothing to read
@@ -21,6 +24,8 @@ from typing import Any, Dict, List, Mapping, Optional
 
 from ._facts_source import Source
 
+SOURCE = "cordon-vault-%s"
+OPTIONS = ("noexec", "nosuid", "nodev")
 MOUNTS = "/proc/self/mountinfo"
 CIPHER = "/var/lib/cordon/vault/%s"
 KEY = "/etc/cordon/vault/%s.cred"
@@ -32,12 +37,16 @@ def read(source: Source, entry: Mapping[str, Any], preflight: bool) -> Dict[str,
     """Return the facts of this module (shape: module docstring)."""
     name, top = entry["name"], entry["home"] + "/.vault"
     mounts = parse_mounts(source.text(MOUNTS))
-    mounted = None if mounts is None else top in mounts
+    # No vault was ever made here: nothing may then pass for a closed one.
+    mounted = None if mounts is None or not source.exists(top) else top in mounts
     secrets = _secrets(source, top) if mounted else None
+    bare = _mount_point(source, top) if mounted is False else None
     facts: Dict[str, Any] = {
         "mounted": mounted,
         "mount": (mounts or {}).get(top),
-        "mount_point": None if mounted is not False else _mount_point(source, top),
+        "mount_faults": mount_faults((mounts or {})[top], name) if mounted else ([] if mounted is False else None),
+        "mount_point": bare,
+        "closed_faults": closed_faults(bare) if mounted is False else ([] if mounted else None),
         "secrets": secrets,
         "faults": faults(secrets, entry) if mounted else ([] if mounted is False else None),
     }
@@ -59,6 +68,24 @@ def parse_mounts(text: Optional[str]) -> Optional[Dict[str, Dict[str, Any]]]:
             options = set(words[5].split(",")) | set(rest[2].split(","))
             found[unescape(words[4])] = {"source": unescape(rest[1]), "type": rest[0], "options": sorted(options)}
     return found
+
+
+def mount_faults(mount: Mapping[str, Any], agent: str) -> List[str]:
+    """Say what is wrong with the mount that lies over an agent's mount point."""
+    found = []
+    if mount["source"] != SOURCE % agent:
+        found.append("the source is %s, not %s" % (mount["source"], SOURCE % agent))
+    if mount["type"] != "fuse.gocryptfs":
+        found.append("the type is %s, not fuse.gocryptfs" % mount["type"])
+    return found + ["option %s is missing" % option for option in OPTIONS if option not in mount["options"]]
+
+
+def closed_faults(bare: Optional[Mapping[str, Optional[bool]]]) -> Optional[List[str]]:
+    """Say what lets plaintext reach the disk under a closed vault: a write there would be in the clear."""
+    if bare is None or None in bare.values():
+        return None
+    found = [] if bare["immutable"] else ["the mount point is not immutable: a write while closed lands in the clear"]
+    return found + ([] if bare["empty"] else ["files lie in the clear under the mount point"])
 
 
 def unescape(word: str) -> str:
