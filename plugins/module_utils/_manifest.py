@@ -101,7 +101,7 @@ def _refuse_shared_names(resolved: List[Dict[str, Any]], place: Place) -> None:
         name = agent.get("name")
         if name and first.setdefault(name, index) != index:
             place.item(index).member("name").refuse(
-                f"{name} is {place.item(first[name]).path} already",
+                f"{name} is the name of {place.item(first[name]).path} already",
                 "give each agent its own name; it owns a user, a vault and a profile",
             )
 
