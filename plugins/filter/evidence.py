@@ -56,7 +56,8 @@ _value:
       description: The number of results by status, C(pass), C(fail), C(not_enforced) and C(error).
       type: dict
     controls:
-      description: The worst status of each control of ours, C(agent), C(vault), C(apparmor), C(firewall), C(monitoring).
+      description: The worst status of each control of ours, C(agent), C(vault), C(apparmor), C(firewall) and
+        C(monitoring).
       type: dict
     matrix:
       description: Frameworks with their controls, each with its worst status and the checks that speak to it.
@@ -70,6 +71,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
+
 from ansible_collections.cordon.agent_host.plugins.module_utils import _checks
 
 

@@ -33,8 +33,17 @@ from __future__ import annotations
 import time
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
-from . import _facts_agent, _facts_apparmor, _facts_audit, _facts_firewall, _facts_host
-from . import _facts_monitoring, _facts_processes, _facts_units, _facts_users
+from . import (
+    _facts_agent,
+    _facts_apparmor,
+    _facts_audit,
+    _facts_firewall,
+    _facts_host,
+    _facts_monitoring,
+    _facts_processes,
+    _facts_units,
+    _facts_users,
+)
 from ._facts_source import Run, Source
 
 SCHEMA = 1

@@ -30,10 +30,12 @@ from ._facts_source import Source
 
 NETLINK_AUDIT, AUDIT_GET, NLMSG_ERROR, NLM_F_REQUEST = 9, 1000, 2, 1
 HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: len, type, flags, seq, pid
-STATUS = struct.Struct("=8I")  # struct audit_status: mask, enabled, failure, pid, rate_limit, backlog_limit, lost, backlog
+# struct audit_status: mask, enabled, failure, pid, rate_limit, backlog_limit, lost, backlog
+STATUS = struct.Struct("=8I")
 # What a kernel built without audit, or a container without the capability, answers.
 REFUSALS = (errno.EPERM, errno.ECONNREFUSED, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT)
-COMPARE = {"=": operator.eq, "!=": operator.ne, ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
+COMPARE = {"=": operator.eq, "!=": operator.ne, ">=": operator.ge, "<=": operator.le, ">": operator.gt,
+           "<": operator.lt}
 ABSENT: Dict[str, Any] = dict.fromkeys(("enabled", "daemon", "daemon_pid", "failure", "lost", "backlog_limit", "rules"))
 
 

@@ -11,14 +11,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import Any, Dict, List, Optional
 
+from . import _nftables
 from ._facts_source import Source
 
 RECORD = "/etc/cordon/firewall.json"
-LIST = ("nft", "-s", "list", "table", "inet", "cordon")  # -s leaves out the counters' values
+# The same listing and digest as when the table was loaded, so that only the kernel can differ.
+LIST = ("nft",) + _nftables.LIST
 ABSENT = "No such file or directory"
 
 
@@ -33,7 +34,7 @@ def read(source: Source) -> Dict[str, Any]:
     if rc != 0:
         source.note(" ".join(LIST), err or "exit code %d" % rc)
         return dict(unknown, present=False if ABSENT in err else None)
-    return {"present": True, "sha256": digest(out), "uids": bound_uids(out), "lines": len(out.splitlines())}
+    return {"present": True, "sha256": _nftables.digest(out), "uids": bound_uids(out), "lines": len(out.splitlines())}
 
 
 def recorded(source: Source) -> Optional[str]:
@@ -44,15 +45,12 @@ def recorded(source: Source) -> Optional[str]:
     return found.get("sha256") if isinstance(found, dict) else None
 
 
-def digest(listing: str) -> str:
-    """Return the SHA-256 of a listing."""
-    return hashlib.sha256(listing.encode()).hexdigest()
-
-
 def bound_uids(listing: str) -> List[int]:
-    """Return the uids that the table matches: in `skuid N` and in the elements of maps keyed by uid."""
-    found = {int(word) for word in re.findall(r"\bskuid (?:==? )?([0-9]+)", listing)}
-    for block in re.findall(r"\{[^{}]*\}", listing):
-        if "verdict" in block or " : " in block or "goto" in block or "jump" in block:
-            found |= {int(word) for word in re.findall(r"([0-9]+)\s*:\s*(?:goto|jump)\b", block)}
-    return sorted(found)
+    """Return the uids that the table sends to a chain: the elements `UID : goto CHAIN` of its maps.
+
+    A map counts only if a rule looks the socket's user up in it.
+    """
+    used = set(re.findall(r"\bskuid vmap @([A-Za-z0-9_]+)", listing))
+    maps = re.findall(r"\bmap ([A-Za-z0-9_]+) \{[^{}]*\{([^{}]*)\}", listing)
+    return sorted({int(uid) for name, elements in maps if name in used
+                   for uid in re.findall(r"([0-9]+) : (?:goto|jump) ", elements)})

@@ -10,7 +10,7 @@ systemd's own names and words; sessions appear only while they are loaded.
 from __future__ import annotations
 
 import re
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, Optional, Sequence
 
 from ._facts_source import Source
 

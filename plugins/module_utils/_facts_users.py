@@ -103,7 +103,8 @@ class Users:
         return found
 
 
-def strays(users: Users, processes: Optional[List[Dict[str, Any]]], known: Sequence[str]) -> Optional[List[Dict[str, Any]]]:
+def strays(users: Users, processes: Optional[List[Dict[str, Any]]],
+           known: Sequence[str]) -> Optional[List[Dict[str, Any]]]:
     """Return the users agent-* that the manifest does not name: confined by nothing of ours."""
     if processes is None or not users.accounts:
         return None

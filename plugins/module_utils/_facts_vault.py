@@ -22,6 +22,7 @@ from __future__ import annotations
 import re
 from typing import Any, Dict, List, Mapping, Optional
 
+from . import _mountinfo
 from ._facts_source import Source
 
 SOURCE = "cordon-vault-%s"
@@ -36,15 +37,16 @@ CREDENTIALS = "/run/credentials"
 def read(source: Source, entry: Mapping[str, Any], preflight: bool) -> Dict[str, Any]:
     """Return the facts of this module (shape: module docstring)."""
     name, top = entry["name"], entry["home"] + "/.vault"
-    mounts = parse_mounts(source.text(MOUNTS))
+    text = source.text(MOUNTS)
+    mount = None if text is None else _mountinfo.at(text, top)
     # No vault was ever made here: nothing may then pass for a closed one.
-    mounted = None if mounts is None or not source.exists(top) else top in mounts
+    mounted = None if text is None or not source.exists(top) else mount is not None
     secrets = _secrets(source, top) if mounted else None
     bare = _mount_point(source, top) if mounted is False else None
     facts: Dict[str, Any] = {
         "mounted": mounted,
-        "mount": (mounts or {}).get(top),
-        "mount_faults": mount_faults((mounts or {})[top], name) if mounted else ([] if mounted is False else None),
+        "mount": {"source": mount.source, "type": mount.type, "options": mount.options} if mount else None,
+        "mount_faults": mount_faults(mount, name) if mount else ([] if mounted is False else None),
         "mount_point": bare,
         "closed_faults": closed_faults(bare) if mounted is False else ([] if mounted else None),
         "secrets": secrets,
@@ -56,28 +58,14 @@ def read(source: Source, entry: Mapping[str, Any], preflight: bool) -> Dict[str,
     return facts
 
 
-def parse_mounts(text: Optional[str]) -> Optional[Dict[str, Dict[str, Any]]]:
-    """Return {mount point: {source, type, options}} of proc(5)'s mountinfo, the topmost mount winning."""
-    if text is None:
-        return None
-    found: Dict[str, Dict[str, Any]] = {}
-    for line in text.splitlines():
-        left, separator, right = line.partition(" - ")
-        words, rest = left.split(" "), right.split(" ")
-        if separator and len(words) >= 6 and len(rest) >= 3:
-            options = set(words[5].split(",")) | set(rest[2].split(","))
-            found[unescape(words[4])] = {"source": unescape(rest[1]), "type": rest[0], "options": sorted(options)}
-    return found
-
-
-def mount_faults(mount: Mapping[str, Any], agent: str) -> List[str]:
+def mount_faults(mount: _mountinfo.Mount, agent: str) -> List[str]:
     """Say what is wrong with the mount that lies over an agent's mount point."""
     found = []
-    if mount["source"] != SOURCE % agent:
-        found.append("the source is %s, not %s" % (mount["source"], SOURCE % agent))
-    if mount["type"] != "fuse.gocryptfs":
-        found.append("the type is %s, not fuse.gocryptfs" % mount["type"])
-    return found + ["option %s is missing" % option for option in OPTIONS if option not in mount["options"]]
+    if mount.source != SOURCE % agent:
+        found.append("the source is %s, not %s" % (mount.source, SOURCE % agent))
+    if mount.type != "fuse.gocryptfs":
+        found.append("the type is %s, not fuse.gocryptfs" % mount.type)
+    return found + ["option %s is missing" % option for option in OPTIONS if option not in mount.options]
 
 
 def closed_faults(bare: Optional[Mapping[str, Optional[bool]]]) -> Optional[List[str]]:
@@ -86,11 +74,6 @@ def closed_faults(bare: Optional[Mapping[str, Optional[bool]]]) -> Optional[List
         return None
     found = [] if bare["immutable"] else ["the mount point is not immutable: a write while closed lands in the clear"]
     return found + ([] if bare["empty"] else ["files lie in the clear under the mount point"])
-
-
-def unescape(word: str) -> str:
-    """Undo mountinfo's octal escapes (space, tab, newline, backslash)."""
-    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found.group(1), 8)), word)
 
 
 def faults(secrets: Optional[List[Dict[str, Any]]], entry: Mapping[str, Any]) -> Optional[List[str]]:
@@ -124,7 +107,8 @@ def _mount_point(source: Source, top: str) -> Dict[str, Any]:
 def _residue(source: Source, agent: str, mounted: bool) -> Optional[List[str]]:
     """A credential directory is rightly there while the vault is open; a key in /dev/shm never is."""
     found: List[str] = []
-    for top, pattern in ((CREDENTIALS, r"cordon-vault@%s\.service" % agent), ("/dev/shm", r".*(cordon|vault|gocryptfs).*")):
+    places = ((CREDENTIALS, r"cordon-vault@%s\.service" % agent), ("/dev/shm", r".*(cordon|vault|gocryptfs).*"))
+    for top, pattern in places:
         names = source.names(top) if source.exists(top) else []
         if names is None:
             return None

@@ -9,9 +9,10 @@ module: agent_host_info
 short_description: Read what a host and its agents really are, from kernel and system state
 version_added: 0.1.0
 description:
-  - Reads AppArmor, audit, nftables, mounts, control groups, processes, accounts, units and file modes in one call, and changes nothing.
-  - Reports what the kernel and the system hold, not what configuration files say. The hashes recorded when policy was loaded appear
-    only under C(expected), for the checks to compare with.
+  - Reads AppArmor, audit, nftables, mounts, control groups, processes, accounts, units and file modes in one call,
+    and changes nothing.
+  - Reports what the kernel and the system hold, not what configuration files say. The hashes recorded when policy
+    was loaded appear only under C(expected), for the checks to compare with.
   - A value that could not be read is null, and C(unreadable) says why. It is never guessed.
   - The filter P(cordon.agent_host.evidence#filter) judges these facts by checks.
 extends_documentation_fragment:
@@ -56,7 +57,7 @@ EXAMPLES = r"""
 RETURN = r"""
 facts:
   description:
-    - The facts. Each part is described at the top of its file, C(plugins/module_utils/_facts*.py), and in docs/evidence.md.
+    - The facts. Each part is described at the top of its file, C(plugins/module_utils/_facts*.py).
   returned: success
   type: dict
   contains:
@@ -82,12 +83,14 @@ facts:
       sample: {"auditctl -l": "auditctl is not installed"}
 """
 
+from typing import Any, Dict, List, Optional, Tuple
+
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.cordon.agent_host.plugins.module_utils import _facts
 
 C_LOCALE = {"LANG": "C", "LC_ALL": "C", "LC_MESSAGES": "C", "LC_CTYPE": "C"}
-OPTIONS = {
+OPTIONS: Dict[str, Any] = {
     "agents": {"type": "list", "elements": "dict"},
     "allow_unenforced": {"type": "list", "elements": "str", "choices": ["apparmor", "audit"]},
 }
@@ -98,8 +101,9 @@ def main() -> None:
     module = AnsibleModule(argument_spec=OPTIONS, supports_check_mode=True)
     module.run_command_environ_update = C_LOCALE
 
-    def run(argv, data=None):
-        return module.run_command(argv, data=data)
+    def run(argv: List[str], data: Optional[str] = None) -> Tuple[int, str, str]:
+        rc, out, err = module.run_command(argv, data=data)
+        return rc, out, err
 
     try:
         facts = _facts.collect(run, module.params["agents"], allow_unenforced=module.params["allow_unenforced"])
