@@ -190,8 +190,10 @@ def _diff(name: str, before: Optional[str], after: Optional[str]) -> Dict[str, s
     return {"before_header": name, "after_header": name, "before": before or "", "after": after or ""}
 
 
-def _described(entry: _files.Entry) -> str:
-    return "absent\n" if entry.kind == "absent" else f"{entry.kind} {entry.mode:04o} uid {entry.uid} gid {entry.gid}\n{entry.text or ''}"
+def _described(entry: _files.Entry, text: bool) -> str:
+    if entry.kind == "absent":
+        return "absent\n"
+    return f"{entry.kind} {entry.mode:04o} uid {entry.uid} gid {entry.gid}\n" + ((entry.text or "") if text else "")
 
 
 def _act(module: AnsibleModule, run: _nftables.Run, nft: Optional[str], wish: Wish) -> Dict[str, Any]:
@@ -210,7 +212,9 @@ def _act(module: AnsibleModule, run: _nftables.Run, nft: Optional[str], wish: Wi
         if before == wanted:
             continue
         parts.append(part)
-        diff.append(_diff(path, _described(before), _described(wanted)))
+        # The kernel's diff shows the rules already.
+        show = "kernel" not in parts
+        diff.append(_diff(path, _described(before, show), _described(wanted, show)))
         if not module.check_mode:
             _put(path, wanted)
     return {"changed": bool(parts), "changed_parts": parts, "diff": diff, "compared_by": wish.compared_by,
