@@ -9,6 +9,7 @@ that somebody who made five mistakes hears of five, not of one in each of five r
 
 from __future__ import annotations
 
+import datetime
 import difflib
 from typing import Any, Iterable, List
 
@@ -53,12 +54,12 @@ def show(value: Any) -> str:
     if isinstance(value, int):
         # Python refuses to print integers of thousands of digits.
         return str(int(value)) if value.bit_length() < 64 else "a huge number"
-    return _shorten(repr(str(value)) if isinstance(value, str) else repr(value))
-
-
-def _shorten(text: str) -> str:
-    line = "".join(char if char.isprintable() else "?" for char in text)
-    return line if len(line) <= SHOWN else line[:SHOWN] + "..."
+    if isinstance(value, str):
+        text = repr(str(value))  # escapes whatever is not printable
+        return text if len(text) <= SHOWN else text[:SHOWN] + "..."
+    if isinstance(value, (float, datetime.date)):
+        return str(value)
+    return f"a {type(value).__name__}"
 
 
 def near(word: Any, choices: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ isinstance and returned as the plain type.
 
 from __future__ import annotations
 
+import datetime
 import re
 from typing import Any, Callable, Collection, Dict, List, TypeVar
 
@@ -62,7 +63,7 @@ def read_text(value: Any, place: Place, empty: bool = True) -> str:
 
 
 def _scalar(value: Any) -> bool:
-    return isinstance(value, (bool, int, float))
+    return isinstance(value, (bool, int, float, datetime.date))
 
 
 def read_name(value: Any, place: Place) -> str:

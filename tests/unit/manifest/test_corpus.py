@@ -39,7 +39,7 @@ def manifest(case: dict[str, Any]) -> Any:
 
 def schema_accepts(agents: Any) -> bool:
     # what a person writes in YAML reaches an editor's validator as JSON
-    return bool(VALIDATOR.is_valid({"agent_host_agents": json.loads(json.dumps(agents))}))
+    return bool(VALIDATOR.is_valid({"agent_host_agents": json.loads(json.dumps(agents, default=str))}))
 
 
 def cases(kind: str) -> list[Any]:

@@ -143,7 +143,7 @@ def test_a_long_value_is_cut_in_its_message() -> None:
 
 
 def test_a_number_that_python_will_not_print_is_refused_like_any_other() -> None:
-    with pytest.raises(AnsibleFilterError, match="limits.tasks: a huge number is not a number of tasks") as caught:
+    with pytest.raises(AnsibleFilterError, match=r"limits\.tasks: a huge number is not a number of tasks") as caught:
         resolve([{**SMALLEST, 10**5000: 1, "limits": {"tasks": 10**5000}}])
     assert "agents[0]: unknown key a huge number: " in str(caught.value)
 
