@@ -1,0 +1,99 @@
+# Copyright: the cordon.agent_host authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private: which secrets an agent must have, and what differs from those it has.  Pure.
+
+A secret's name is a file name in the vault, its value the file's content, byte for byte.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
+
+MODE = 0o400
+
+
+class Change(NamedTuple):
+    """One secret that differs: what is said about it in a diff, never its value."""
+
+    name: str
+    before: str
+    after: str
+
+
+class Stored(NamedTuple):
+    """One entry of a vault; value is None for a file that cannot be read back, and for what is no file."""
+
+    mode: int
+    value: Optional[str]
+
+
+def mistakes(declared: Mapping[str, Sequence[str]], values: Mapping[str, Any]) -> List[str]:
+    """Compare the secrets that the manifest declares with the values given: every mistake, with its path."""
+    found = []
+    for agent in sorted(set(values) - set(declared)):
+        found.append(f"vault_secrets.{agent}: agent_host_agents has no such agent{_near(agent, declared)}")
+    for agent in sorted(declared):
+        given = values.get(agent)
+        found += _agent_mistakes(agent, declared[agent], {} if given is None else given)
+    return found
+
+
+def _agent_mistakes(agent: str, names: Sequence[str], given: Any) -> List[str]:
+    path = f"vault_secrets.{agent}"
+    if not isinstance(given, dict):
+        return [f"{path}: give a mapping of secret names to values"]
+    missing = [
+        f"{path}.{name}: no value; the manifest declares it, so give one from your secret store"
+        for name in sorted(set(names) - set(given))
+    ]
+    unknown = [
+        f"{path}.{name}: the manifest does not declare it: add {{name: {name}}} to the agent's secrets, "
+        f"or take the value away{_near(str(name), names)}"
+        for name in sorted(set(given) - set(names))
+    ]
+    return missing + unknown + [_value_mistake(path, name, given[name]) for name in names if _bad(given.get(name, "x"))]
+
+
+def _bad(value: Any) -> bool:
+    return not isinstance(value, str) or not value
+
+
+def _value_mistake(path: str, name: str, value: Any) -> str:
+    if isinstance(value, str):
+        return f"{path}.{name}: the value is empty"
+    return f"{path}.{name}: the value is of type {type(value).__name__}, not text: put it in quotes"
+
+
+def _near(word: str, known: Any) -> str:
+    match = difflib.get_close_matches(word, list(known), 1)
+    return f" (did you mean {match[0]}?)" if match else ""
+
+
+def changes(wanted: Mapping[str, str], present: Mapping[str, Stored]) -> List[Change]:
+    """What must be done so that a vault holds exactly the wanted secrets."""
+    found = [_change(name, wanted[name], present.get(name)) for name in sorted(wanted)]
+    removed = [Change(name, "set", "removed") for name in sorted(set(present) - set(wanted))]
+    return [change for change in found if change is not None] + removed
+
+
+def _change(name: str, value: str, stored: Optional[Stored]) -> Optional[Change]:
+    if stored is None:
+        return Change(name, "absent", "set")
+    if stored.value is None:
+        return Change(name, "unreadable", "set")
+    if stored.value != value:
+        return Change(name, "set", "set to another value")
+    if stored.mode != MODE:
+        return Change(name, f"mode {stored.mode:04o}", f"mode {MODE:04o}")
+    return None
+
+
+def diff(agents: Mapping[str, Sequence[Change]]) -> Dict[str, str]:
+    """Show changes by agent as Ansible's diff: names and states, never values."""
+    lines = [(f"{agent}/{change.name}: ", change) for agent in sorted(agents) for change in agents[agent]]
+    return {
+        "before": "".join(f"{head}{change.before}\n" for head, change in lines),
+        "after": "".join(f"{head}{change.after}\n" for head, change in lines),
+    }
