@@ -54,7 +54,7 @@ def read(view: View, entry: Mapping[str, Any]) -> Dict[str, Any]:
     units = view.units or {}
     return {
         "name": name, "mode": entry["mode"], "expected": _expected(entry), "user": user,
-        "session": _facts_units.session(view.units, name),
+        "session": _facts_units.STARTING if view.preflight else _facts_units.session(view.units, name),
         "unit": units.get(_facts_units.agent_unit(name)),
         "vault_unit": units.get(_facts_units.vault_unit(name)),
         "processes": own,

@@ -28,6 +28,8 @@ LIMITS = ("CPUQuotaPerSecUSec", "MemoryMax", "MemorySwapMax", "TasksMax")
 PROPERTIES = STATE + SANDBOX + LIMITS
 # systemd.time(7), as `systemctl show` prints time spans.
 SPAN = {"us": 1, "ms": 1000, "s": 10 ** 6, "min": 60 * 10 ** 6, "h": 3600 * 10 ** 6}
+# What a preflight runs for: asking systemd again would cost more than the rest of it.
+STARTING = {"active": True, "unit": None, "sessions": []}
 RUNNING = ("active", "activating", "reloading", "deactivating")
 
 
@@ -73,10 +75,7 @@ def services(units: Units) -> Dict[str, Dict[str, Optional[str]]]:
 
 
 def session(units: Units, agent: str) -> Optional[Dict[str, Any]]:
-    """Return {active, unit, sessions}: is anything of this agent running or about to?
-
-    In a preflight the unit is `activating`: it counts as active, so the vault must be open by then.
-    """
+    """Return {active, unit, sessions}: is anything of this agent running or about to?"""
     if units is None:
         return None
     prefix = "cordon-session-%s-" % agent
