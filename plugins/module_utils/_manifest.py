@@ -21,8 +21,8 @@ from ._manifest_values import (
     PROTOCOLS,
     Reader,
     choice,
+    command_in,
     list_of,
-    read_command,
     read_cpu,
     read_data_path,
     read_device,
@@ -114,7 +114,7 @@ def _agent(value: Any, place: Place, tools: Collection[str]) -> Dict[str, Any]:
         "name": read_name,
         "user": _Derived(f"{USER_PREFIX}{name}"),
         "home": _Derived(home),
-        "command": read_command,
+        "command": command_in(home),
         "tools": _tools(tools),
         "environment": read_environment,
         "workspace": _record(

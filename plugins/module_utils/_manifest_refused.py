@@ -71,17 +71,18 @@ PATHS: Refusals = (
         "it holds what confines and watches the agents",
         (
             "/etc/cordon", "/usr/lib/cordon", "/var/lib/cordon", "/var/log/cordon", "/var/log/audit",
-            "/etc/apparmor.d", "/etc/systemd", "/etc/audit",
+            "/etc/apparmor", "/etc/apparmor.d", "/etc/systemd", "/etc/audit",
         ),
     ),
     (
         "it holds keys or passwords of the host",
         (
-            "/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/ssh", "/etc/sudoers",
-            "/etc/sudoers.d", "/etc/ssl/private", "/etc/credstore", "/etc/credstore.encrypted",
-            "/var/lib/systemd", "/root",
+            "/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/security", "/etc/ssh",
+            "/etc/sudoers", "/etc/sudoers.d", "/etc/ssl/private", "/etc/credstore", "/etc/credstore.encrypted",
+            "/var/lib/systemd",
         ),
     ),
+    ("the cage and the unit hide people's homes from every agent", ("/home", "/root")),
     ("an agent reads its own home already, and another agent's is not for sharing", ("/srv/agents",)),
 )
 

@@ -143,19 +143,30 @@ def read_device(value: Any, place: Place) -> str:
     return path
 
 
-def read_command(value: Any, place: Place) -> List[str]:
-    """The program, by its absolute path, and its arguments: never a line for a shell."""
-    if isinstance(value, str):
-        place.refuse(
-            "it is one string", "write a list, [/absolute/path/to/program, argument, ...]; no shell reads it"
-        )
-        return []
-    words = list_of(read_text)(value, place)
-    if isinstance(value, list) and not value:
-        place.refuse("it is empty", "write a list, [/absolute/path/to/program, argument, ...]")
-    elif words and isinstance(value[0], str):
-        read_path(value[0], place.item(0))
-    return words
+def command_in(home: str) -> Reader[List[str]]:
+    """A reader of the program, by its absolute path, and its arguments: never a line for a shell."""
+
+    def read(value: Any, place: Place) -> List[str]:
+        remedy = "write a list, [/absolute/path/to/program, argument, ...]; no shell reads it"
+        if isinstance(value, str):
+            place.refuse("it is one string", remedy)
+            return []
+        words = list_of(read_text)(value, place)
+        if isinstance(value, (list, tuple)) and not value:
+            place.refuse("it is empty", remedy)
+        elif words and value[0] == words[0]:  # else it is no text, and that was said
+            _read_program(value[0], place.item(0), home)
+        return words
+
+    return read
+
+
+def _read_program(value: str, place: Place, home: str) -> None:
+    path = read_path(value, place)
+    own = path.startswith(home + "/") and not path.startswith(home + "/.")
+    reason = path_refusal(path) if path and not own else None
+    if reason:
+        place.refuse(f"{path} cannot be run by the agent, {reason}", f"install it below /usr, /opt or {home}")
 
 
 def read_environment(value: Any, place: Place) -> Dict[str, str]:
@@ -241,7 +252,8 @@ def duration_seconds(text: str) -> int:
 
 def _scaled(pattern: re.Pattern[str], units: Dict[str, int], text: str) -> int:
     match = pattern.fullmatch(text)
-    assert match is not None, text
+    if match is None:
+        raise ValueError(f"{text!r} was not resolved: pass the manifest through resolve first")
     return int(match.group(1)) * units[match.group(2)]
 
 

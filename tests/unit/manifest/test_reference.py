@@ -106,7 +106,7 @@ def test_the_schema_refuses_the_variables_that_the_filter_refuses(name: str) -> 
     assert accepted({"environment": {"X" + name.replace("*", ""): "x"}})
 
 
-@pytest.mark.parametrize("path", names(refused.PATHS) + [f"/home/x/{name}" for name in refused.CREDENTIAL_DIRECTORIES])
+@pytest.mark.parametrize("path", names(refused.PATHS) + [f"/srv/x/{name}" for name in refused.CREDENTIAL_DIRECTORIES])
 def test_the_schema_refuses_the_paths_that_the_filter_refuses(path: str) -> None:
     assert not accepted({"workspace": {"read_only": [path]}})
     assert not accepted({"workspace": {"read_only": [path + "/x"]}})
