@@ -148,6 +148,11 @@ def path_refusal(path: str) -> str | None:
                 return f"it is inside {refused} ({reason})"
             if refused.startswith(path + "/"):
                 return f"it contains {refused} ({reason})"
+    return credential_refusal(path)
+
+
+def credential_refusal(path: str) -> str | None:
+    """Why nothing in this path's directories may be given to an agent, its own home included; else None."""
     for part in path.split("/"):
         if part in CREDENTIAL_DIRECTORIES:
             return f"it is inside a directory {part} (it holds somebody's credentials)"

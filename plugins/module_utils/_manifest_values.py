@@ -18,7 +18,7 @@ import re
 from typing import Any, Callable, Collection, Dict, List, TypeVar
 
 from ._manifest_place import Place, near, show
-from ._manifest_refused import device_refusal, environment_refusal, path_refusal
+from ._manifest_refused import credential_refusal, device_refusal, environment_refusal, path_refusal
 
 T = TypeVar("T")
 Reader = Callable[[Any, Place], T]
@@ -163,8 +163,9 @@ def command_in(home: str) -> Reader[List[str]]:
 
 def _read_program(value: str, place: Place, home: str) -> None:
     path = read_path(value, place)
-    own = path.startswith(home + "/") and not path.startswith(home + "/.")
-    reason = path_refusal(path) if path and not own else None
+    if not path:
+        return
+    reason = credential_refusal(path) if path.startswith(home + "/") else path_refusal(path)
     if reason:
         place.refuse(f"{path} cannot be run by the agent, {reason}", f"install it below /usr, /opt or {home}")
 
