@@ -1,0 +1,45 @@
+# Copyright: the cordon.agent_host authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One pair of network namespaces per test session; see network.py."""
+from __future__ import annotations
+
+import os
+import runpy
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# The unit tests know how to make the collection importable; it must be before network.py is read.
+_UNIT = runpy.run_path(str(Path(__file__).resolve().parents[2] / "unit" / "conftest.py"))
+
+from .network import Network  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def network() -> Iterator[Network]:
+    """The agents' host and the world; skipped where it cannot be had, with the reason."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: it makes network namespaces")
+    missing = [program for program in ("ip", "nft", "setpriv", "unshare") if not shutil.which(program)]
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}: apt-get install iproute2 nftables util-linux")
+    # Not pytest's own directory: it is closed to the users that the attempts run as.
+    with tempfile.TemporaryDirectory(prefix="cordon-firewall-") as directory:
+        built = Network(Path(directory), _UNIT["collection_root"]())
+        try:
+            built.build()
+            yield built
+        finally:
+            built.close()
+
+
+@pytest.fixture
+def clean(network: Network) -> Iterator[Network]:
+    """The network, with no table of ours before and after."""
+    network.forget()
+    yield network
+    network.forget()

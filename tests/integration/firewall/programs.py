@@ -1,0 +1,197 @@
+# Copyright: the cordon.agent_host authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The programs at both ends: a server that answers, and attempts that tell what became of them.
+
+Standard library only and one file, because it also runs inside a guest: ``python3 programs.py try '[[...], ...]'``
+prints one JSON list per attempt, [outcome, seconds]. An outcome is "answered", "sent" or the name of an errno.
+"""
+from __future__ import annotations
+
+import errno
+import json
+import os
+import selectors
+import socket
+import struct
+import sys
+import time
+from typing import Any, List, Tuple
+
+TIMEOUT = 3.0
+TCP_PORTS = (22, 53, 80, 443, 853, 5432, 8080)
+UDP_PORTS = (53, 123, 443)
+
+
+def serve() -> None:
+    """Answer "hello" on every port of both families until killed; says "ready" once it listens."""
+    selector = selectors.DefaultSelector()
+    for family in (socket.AF_INET, socket.AF_INET6):
+        for kind, ports in ((socket.SOCK_STREAM, TCP_PORTS), (socket.SOCK_DGRAM, UDP_PORTS)):
+            for port in ports:
+                selector.register(_bound(family, kind, port), selectors.EVENT_READ)
+    print("ready", flush=True)
+    connections = []
+    while True:
+        for key, _mask in selector.select():
+            sock: Any = key.fileobj
+            if sock.type == socket.SOCK_DGRAM:
+                sock.sendto(b"hello", sock.recvfrom(100)[1])
+            else:
+                connection = sock.accept()[0]
+                connection.send(b"hello")
+                connections.append(connection)
+
+
+def _bound(family: int, kind: int, port: int) -> socket.socket:
+    sock = socket.socket(family, kind)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    sock.bind(("", port))
+    if kind == socket.SOCK_STREAM:
+        sock.listen(50)
+    return sock
+
+
+def tcp(address: str, port: int) -> str:
+    """Connect and wait for the greeting."""
+    sock = socket.socket(_family(address), socket.SOCK_STREAM)
+    sock.settimeout(TIMEOUT)
+    sock.connect((address, port))
+    return _answer(sock)
+
+
+def udp(address: str, port: int) -> str:
+    """Send a datagram and wait for the answer."""
+    sock = socket.socket(_family(address), socket.SOCK_DGRAM)
+    sock.settimeout(TIMEOUT)
+    sock.sendto(b"hello?", (address, port))
+    return _answer(sock)
+
+
+def ping(address: str, _port: int) -> str:
+    """An echo request through a ping socket, as an ordinary user may make one (ping_group_range).
+
+    It asks for ICMP errors like ping(8) does: Linux reports a refused IPv6 echo request in no other way.
+    """
+    v6 = _family(address) == socket.AF_INET6
+    sock = socket.socket(_family(address), socket.SOCK_DGRAM, socket.IPPROTO_ICMPV6 if v6 else socket.IPPROTO_ICMP)
+    sock.setsockopt(*((socket.IPPROTO_IPV6, 25) if v6 else (socket.IPPROTO_IP, 11)), 1)  # IPV6_RECVERR, IP_RECVERR
+    sock.settimeout(TIMEOUT)
+    sock.sendto(struct.pack("!BBHHH", 128 if v6 else 8, 0, 0, 0, 1) + b"data out", (address, 0))
+    return _answer(sock)
+
+
+def udplite(address: str, port: int) -> str:
+    """A transport that hardly any firewall names."""
+    sock = socket.socket(_family(address), socket.SOCK_DGRAM, 136)
+    sock.sendto(b"data out", (address, port))
+    return "sent"
+
+
+def raw(address: str, _port: int) -> str:
+    """A packet of an unassigned protocol; needs CAP_NET_RAW, which the agent's unit does not give."""
+    socket.socket(_family(address), socket.SOCK_RAW, 253).sendto(b"data out", (address, 0))
+    return "sent"
+
+
+def fast_open(address: str, port: int) -> str:
+    """Data in the very first packet of a TCP connection."""
+    sock = socket.socket(_family(address), socket.SOCK_STREAM)
+    sock.sendto(b"data out", 0x20000000, (address, port))  # MSG_FASTOPEN; it wants a blocking socket
+    sock.settimeout(TIMEOUT)
+    return _answer(sock)
+
+
+def source_route(address: str, port: int) -> str:
+    """A datagram to an allowed first hop, with a loose source route that leads on to 203.0.113.9 (RFC 791)."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    hops = socket.inet_aton(address) + socket.inet_aton("203.0.113.9")
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, struct.pack("BBB", 0x83, 3 + len(hops), 4) + hops + b"\0")
+    sock.sendto(b"data out", (address, port))
+    return "sent"
+
+
+def udp_from_5432(address: str, port: int) -> str:
+    """A call from the port of a service that the agent may reach."""
+    sock = socket.socket(_family(address), socket.SOCK_DGRAM)
+    sock.settimeout(TIMEOUT)
+    sock.bind(("", 5432))
+    sock.sendto(b"hello?", (address, port))
+    return _answer(sock)
+
+
+def _answer(sock: socket.socket) -> str:
+    return "answered" if sock.recv(1500) else "closed"
+
+
+def _family(address: str) -> int:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+ATTEMPTS = {one.__name__: one for one in (tcp, udp, ping, udplite, raw, fast_open, source_route, udp_from_5432)}
+
+
+def attempt(how: str, address: str, port: int) -> Tuple[str, float]:
+    """What became of one attempt, and after how many seconds."""
+    start = time.monotonic()
+    try:
+        outcome = ATTEMPTS[how](address, port)
+    except socket.timeout:
+        outcome = "ETIMEDOUT"
+    except OSError as error:
+        outcome = errno.errorcode.get(error.errno or 0, repr(error))
+    return outcome, time.monotonic() - start
+
+
+def listen(address: str, port: int) -> None:
+    """Serve one TCP connection and one datagram, as an agent that waits for orders would."""
+    stream, datagram = socket.socket(_family(address), socket.SOCK_STREAM), socket.socket(_family(address), socket.SOCK_DGRAM)
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    for sock in (stream, datagram):
+        sock.bind((address, port))
+    stream.listen(5)
+    selector = selectors.DefaultSelector()
+    for sock in (stream, datagram):
+        selector.register(sock, selectors.EVENT_READ)
+    print("ready", flush=True)
+    while True:
+        for key, _mask in selector.select():
+            try:
+                if key.fileobj is stream:
+                    stream.accept()[0].send(b"hello")
+                else:
+                    datagram.sendto(b"hello", datagram.recvfrom(100)[1])
+            except OSError as error:
+                print(errno.errorcode.get(error.errno or 0), flush=True)
+
+
+def hold(address: str, port: int) -> None:
+    """Connect, say so, and send again for each line of standard input, telling what becomes of it."""
+    sock = socket.create_connection((address, port), TIMEOUT)
+    print(_answer(sock), flush=True)
+    for _line in sys.stdin:
+        try:
+            sock.send(b"more")
+            time.sleep(0.2)  # the answer to what was sent is an error on the next call
+            sock.send(b"more")
+            print("sent", flush=True)
+        except OSError as error:
+            print(errno.errorcode.get(error.errno or 0), flush=True)
+
+
+def main(arguments: List[str]) -> None:
+    """serve | listen ADDRESS PORT | hold ADDRESS PORT | try JSON"""
+    what, *rest = arguments
+    if what == "serve":
+        serve()
+    elif what == "try":
+        print(json.dumps([attempt(*one) for one in json.loads(rest[0])]))
+    else:
+        {"listen": listen, "hold": hold}[what](rest[0], int(rest[1]))
+
+
+if __name__ == "__main__":
+    os.umask(0o077)
+    main(sys.argv[1:])
