@@ -145,3 +145,11 @@ def test_the_mistakes_of_the_reference_are_what_the_filter_says() -> None:
         _manifest.resolve(agents, {"git", "python"})
     (shown,) = examples("text")
     assert shown == f"{caught.value}\n"
+
+
+def test_the_inventory_of_the_readme_resolves() -> None:
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    (inventory,) = (text for text in re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL) if "agent_host_agents" in text)
+    manifest = yaml.safe_load(inventory)["all"]["vars"]["agent_host_agents"]
+    assert len(resolve(manifest)) == 1
+    jsonschema.validate({"agent_host_agents": manifest}, SCHEMA, jsonschema.Draft202012Validator)
