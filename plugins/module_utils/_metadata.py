@@ -76,6 +76,8 @@ def _networks() -> tuple[str, ...]:
 
 
 NETWORKS: tuple[str, ...] = _networks()
+# Parsed once: a manifest asks for each of its destinations.
+_PARSED = tuple(ipaddress.ip_network(cidr) for cidr in NETWORKS)
 
 
 def endpoint_of(cidr: str) -> str | None:
@@ -86,8 +88,7 @@ def endpoint_of(cidr: str) -> str | None:
     allowlist.
     """
     wanted = ipaddress.ip_network(cidr, strict=False)
-    for known in NETWORKS:
-        network = ipaddress.ip_network(known)
+    for network in _PARSED:
         if network.version == wanted.version and wanted.subnet_of(network):  # type: ignore[arg-type]
-            return known
+            return str(network)
     return None
