@@ -67,7 +67,7 @@ class Seen(NamedTuple):
     mounted  source of what is mounted at the mount point, or None
     stale    whether that mount is a FUSE mount whose process is gone
     point    absent, directory, other; of the bare mount point; "covered" while something is mounted
-    immutable whether the bare mount point is immutable; None where the file system cannot tell
+    immutable whether the bare mount point is immutable; None where it can neither be told nor set
     inside   names in the bare mount point
     """
 
@@ -140,10 +140,24 @@ def steps(seen: Seen) -> List[str]:
         (CLOSE_OFF, bool(seen.loose)),
         (UNMOUNT_STALE, seen.stale),
         (MAKE_POINT, seen.point == "absent"),
-        # None: asked for all the same, so that a file system without the flag is reported, not passed over.
-        (FIX_POINT, seen.point == "absent" or (seen.point == "directory" and seen.immutable is False)),
+        (FIX_POINT, seen.point in ("absent", "directory") and seen.immutable is False),
     ]
     return [step for step, needed in wanted if needed]
+
+
+def shortfalls(place: Place, seen: Seen) -> List[str]:
+    """Say what cannot be had on this host, though the vault works without it."""
+    if seen.point in ("absent", "directory") and seen.immutable is None:
+        return [not_immutable(place, "no right to set the flag, or a file system without it")]
+    return []
+
+
+def not_immutable(place: Place, reason: str) -> str:
+    """The warning of a mount point that only its owner and mode protect."""
+    return (
+        f"{place.point} cannot be made immutable here ({reason}): the agent cannot write to it while the "
+        f"vault is closed, but programs that run as root can"
+    )
 
 
 def seal_argv(place: Place, seal: str) -> List[str]:

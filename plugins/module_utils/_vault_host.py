@@ -24,8 +24,9 @@ Run = Callable[..., Tuple[int, str, str]]  # run(argv, data=None) -> (rc, stdout
 _GETFLAGS = 0x80006601 | struct.calcsize("l") << 16
 _SETFLAGS = 0x40006602 | struct.calcsize("l") << 16
 _IMMUTABLE = 0x10
+_CAP_LINUX_IMMUTABLE = 9  # linux/capability.h
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# What a file system or container says that has no such flag, or may not set it.
+# What a file system says that has no such flag.
 _NO_FLAGS = (errno.ENOTTY, errno.EOPNOTSUPP, errno.EPERM, errno.EINVAL, errno.ENOSYS)
 
 
@@ -43,7 +44,7 @@ def observe(place: _vault.Place) -> _vault.Seen:
         mounted=mount.source if mount else None,
         stale=mount is not None and mount.source == place.source and _dead(place.point),
         point="covered" if covered else _kind(place.point),
-        immutable=None if covered else _immutable(place.point),
+        immutable=None if covered or not _may_set_flags() else _immutable(place.point),
         inside=() if covered or _kind(place.point) != "directory" else tuple(sorted(os.listdir(place.point))),
     )
 
@@ -103,7 +104,16 @@ def _dead(path: str) -> bool:
     return False
 
 
+def _may_set_flags() -> bool:
+    """Whether this process has CAP_LINUX_IMMUTABLE; Docker takes it away even from root."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        words = [line.split()[1] for line in status if line.startswith("CapEff:")]
+    return bool(words) and bool(int(words[0], 16) >> _CAP_LINUX_IMMUTABLE & 1)
+
+
 def _immutable(path: str) -> Optional[bool]:
+    if _kind(path) == "absent":
+        return False
     try:
         handle = os.open(path, _DIRECTORY)
     except OSError:
@@ -121,14 +131,17 @@ def _flags(handle: int) -> int:
     return raw[0]
 
 
+class Refused(Exception):
+    """A step that this host does not allow and the vault works without; the message says what that means."""
+
+
 class Worker:
-    """Carries out steps for one agent; notes holds what could only be had in part."""
+    """Carries out steps for one agent."""
 
     def __init__(self, run: Run, place: _vault.Place, seal: str) -> None:
         self._run = run
         self._place = place
         self._seal_with = seal
-        self.notes: List[str] = []
 
     def act(self, step: str) -> None:
         """Carry out one step of _vault.steps()."""
@@ -193,10 +206,7 @@ class Worker:
         except OSError as problem:
             if problem.errno not in _NO_FLAGS:
                 raise
-            self.notes.append(
-                f"{self._place.point} cannot be made immutable here ({problem.strerror}): the agent cannot "
-                f"write to it while the vault is closed, but programs that run as root can"
-            )
+            raise Refused(_vault.not_immutable(self._place, str(problem.strerror))) from problem
         finally:
             os.close(handle)
 

@@ -37,7 +37,8 @@ def enter_private_namespace(run: Run) -> None:
         reason = os.strerror(ctypes.get_errno())
         raise VaultError(f"a private mount namespace was refused ({reason}): a container needs CAP_SYS_ADMIN")
     os.makedirs(ROOM, mode=0o700, exist_ok=True)
-    _must(run, ["mount", "--make-rprivate", "/"])
+    # Slave: our mounts stay ours, and a vault that its session closes meanwhile is not held open by our copy.
+    _must(run, ["mount", "--make-rslave", "/"])
     _must(run, ["mount", "-t", "tmpfs", "-o", "mode=0700,size=1m,nosuid,nodev,noexec", "cordon-vault-admin", ROOM])
 
 

@@ -9,12 +9,16 @@ module: gocryptfs_vaults
 short_description: One encrypted vault for each agent
 version_added: 0.1.0
 description:
-  - Makes the gocryptfs vault, its sealed key and its mount point for all agents in one call, and mends what is not as it must be.
-  - The encrypted directory is C(/var/lib/cordon/vault/NAME), the key C(/etc/cordon/vault/NAME.cred), the mount point C(.vault) in the agent's home.
-  - The key is 32 random bytes, made on the host. It is stored only as sealed by C(systemd-creds), and passes through pipes, never through a file, an
-    argument or an environment variable.
-  - The mount point is empty and immutable, so that nothing is written to it in the clear while the vault is closed.
-  - Never replaces a vault. A vault whose key or configuration is missing is an error, because making it again would lose the secrets in it.
+  - Makes the gocryptfs vault, its sealed key and its mount point for all agents in one call, and mends what
+    is not as it must be.
+  - The encrypted directory is C(/var/lib/cordon/vault/NAME), the key C(/etc/cordon/vault/NAME.cred), the
+    mount point C(.vault) in the agent's home.
+  - The key is 32 random bytes, made on the host. It is stored only as sealed by C(systemd-creds), and
+    passes through pipes, never through a file, an argument or an environment variable.
+  - The mount point is empty and immutable, so that nothing is written to it in the clear while the vault is
+    closed.
+  - Never replaces a vault. A vault whose key or configuration is missing is an error, because making it
+    again would lose the secrets in it.
   - Does not mount. C(cordon-vault@NAME.service) does that for the time of a session.
   - Starts no program when nothing differs.
 extends_documentation_fragment:
@@ -25,7 +29,9 @@ requirements:
   - systemd-creds (systemd 250 or later; Ubuntu 22.04 has 249)
 options:
   agents:
-    description: The agents that have a vault. A vault on the host that belongs to none of them is reported in RV(orphans) and left as it is.
+    description:
+      - The agents that have a vault. A vault on the host that belongs to none of them is reported in
+        RV(orphans) and left as it is.
     type: list
     elements: dict
     required: true
@@ -45,7 +51,8 @@ options:
   seal:
     description:
       - What a new key is sealed with. A key that is there stays as it is.
-      - V(host) is the secret in C(/var/lib/systemd/credential.secret). It protects a copy of the vault and its key, but not of the whole disk.
+      - V(host) is the secret in C(/var/lib/systemd/credential.secret). It protects a copy of the vault and
+        its key, but not of the whole disk.
       - V(host+tpm2) needs that secret and this machine's TPM 2.0, and fails without one.
       - V(auto) is V(host+tpm2) where there is a TPM 2.0, V(host) elsewhere.
     type: str
@@ -138,22 +145,23 @@ def _converge(module: AnsibleModule, places: List[_vault.Place]) -> Tuple[List[s
     wrong = [problem for place, one in seen for problem in _vault.problems(place, one, module.check_mode)]
     if wrong:
         raise _vault.VaultError("; ".join(wrong))
-    steps, notes = [], []
+    steps: List[str] = []
+    notes = [note for place, one in seen for note in _vault.shortfalls(place, one)]
     for place, one in seen:
         worker = _vault_host.Worker(_runner(module), place, module.params["seal"])
         for step in _vault.steps(one):
-            steps.append(f"{place.name}: {step}")
-            if not module.check_mode:
-                worker.act(step)
-        notes += worker.notes
+            try:
+                if not module.check_mode:
+                    worker.act(step)
+                steps.append(f"{place.name}: {step}")
+            except _vault_host.Refused as refused:
+                notes.append(str(refused))
     return steps, notes
 
 
 def _runner(module: AnsibleModule) -> _vault_host.Run:
     def run(argv: List[str], data: Any = None) -> Tuple[int, str, str]:
-        answer: Tuple[int, str, str] = module.run_command(
-            argv, data=data, binary_data=True, expand_user_and_vars=False
-        )
+        answer: Tuple[int, str, str] = module.run_command(argv, data=data, binary_data=True, expand_user_and_vars=False)
         return answer
 
     return run

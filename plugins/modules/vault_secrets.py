@@ -9,12 +9,17 @@ module: vault_secrets
 short_description: The secrets in the agents' vaults
 version_added: 0.1.0
 description:
-  - Makes each agent's vault hold exactly its secrets. Those that differ are rewritten, those that are not listed are removed, the others stay untouched.
-  - Every secret that an agent declares must have a value, and no other value may be given. All mistakes are reported at once, before anything is written.
-  - Opens each vault for itself, in a mount namespace of its own that ends with the module, so no other process sees the secrets. A session that has the
-    vault open goes on undisturbed. It reads the new value the next time it opens the file. A file that it has open keeps the old one.
-  - Each secret is replaced in one rename. A reader sees the old value or the new one, and so does a host that lost power.
-  - Values appear in no argument of a command, environment variable, log, result or diff, and in no file outside the vault.
+  - Makes each agent's vault hold exactly its secrets. Those that differ are rewritten, those that are not
+    listed are removed, the others stay untouched.
+  - Every secret that an agent declares must have a value, and no other value may be given. All mistakes are
+    reported at once, before anything is written.
+  - Opens each vault for itself, in a mount namespace of its own that ends with the module, so no other
+    process sees the secrets. A session that has the vault open goes on undisturbed. It reads the new value
+    the next time it opens the file. A file that it has open keeps the old one.
+  - Each secret is replaced in one rename. A reader sees the old value or the new one, and so does a host
+    that lost power.
+  - Values appear in no argument of a command, environment variable, log, result or diff, and in no file
+    outside the vault.
 extends_documentation_fragment:
   - cordon.agent_host.attributes
 author: the cordon.agent_host authors (@cordon)
@@ -112,9 +117,7 @@ def _one_agent(
 
 def _runner(module: AnsibleModule) -> _vault_open.Run:
     def run(argv: List[str], data: Any = None) -> Tuple[int, str, str]:
-        answer: Tuple[int, str, str] = module.run_command(
-            argv, data=data, binary_data=True, expand_user_and_vars=False
-        )
+        answer: Tuple[int, str, str] = module.run_command(argv, data=data, binary_data=True, expand_user_and_vars=False)
         return answer
 
     return run

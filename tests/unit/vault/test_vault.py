@@ -1,0 +1,109 @@
+# Copyright: the cordon.agent_host authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What must be done to have an agent's vault, and what must never be done."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from ansible_collections.cordon.agent_host.plugins.module_utils import _vault as vault
+
+PLACE = vault.Place("scout", "agent-scout", "/srv/agents/scout")
+GOOD = vault.Seen(user=True, home=True, cipher="vault", key=True, point="directory", immutable=True)
+FRESH = vault.Seen(user=True, home=True, cipher="absent", key=False, point="absent", immutable=False)
+
+
+def test_a_good_vault_needs_nothing() -> None:
+    assert vault.problems(PLACE, GOOD, False) == []
+    assert vault.steps(GOOD) == []
+    assert vault.shortfalls(PLACE, GOOD) == []
+
+
+def test_a_fresh_host_seals_the_key_before_it_makes_the_vault() -> None:
+    assert vault.problems(PLACE, FRESH, False) == []
+    assert vault.steps(FRESH) == [vault.SEAL, vault.CREATE, vault.MAKE_POINT, vault.FIX_POINT]
+
+
+@pytest.mark.parametrize(
+    ("seen", "steps"),
+    [
+        # Power was lost between the key and the vault.
+        (GOOD._replace(cipher="absent"), [vault.CREATE]),
+        (GOOD._replace(cipher="empty"), [vault.CREATE]),
+        (GOOD._replace(loose=("/var/lib/cordon/vault/scout",)), [vault.CLOSE_OFF]),
+        (GOOD._replace(immutable=False), [vault.FIX_POINT]),
+        (GOOD._replace(point="covered", immutable=None, mounted="cordon-vault-scout"), []),
+        (
+            GOOD._replace(point="covered", immutable=None, mounted="cordon-vault-scout", stale=True),
+            [vault.UNMOUNT_STALE],
+        ),
+        # A container without CAP_LINUX_IMMUTABLE: no step that would be a change on every run.
+        (GOOD._replace(immutable=None), []),
+        (FRESH._replace(immutable=None), [vault.SEAL, vault.CREATE, vault.MAKE_POINT]),
+    ],
+)
+def test_each_fault_has_its_step(seen: vault.Seen, steps: list[str]) -> None:
+    assert vault.problems(PLACE, seen, False) == []
+    assert vault.steps(seen) == steps
+
+
+@pytest.mark.parametrize(
+    ("seen", "says"),
+    [
+        (GOOD._replace(key=False), ["/etc/cordon/vault/scout.cred is missing", "restore"]),
+        (GOOD._replace(cipher="damaged"), ["gocryptfs.conf is missing or damaged", "restore"]),
+        (GOOD._replace(cipher="other"), ["/var/lib/cordon/vault/scout is not a directory"]),
+        (GOOD._replace(user=False), ["user agent-scout is missing", "cordon.agent_host.agent"]),
+        (GOOD._replace(home=False), ["home /srv/agents/scout is missing", "cordon.agent_host.agent"]),
+        (GOOD._replace(point="other"), ["/srv/agents/scout/.vault is not a directory"]),
+        (GOOD._replace(inside=("leak",)), ["leak", "in the clear", "chattr -i"]),
+        (GOOD._replace(point="covered", mounted="tmpfs"), ["tmpfs is mounted there", "umount"]),
+    ],
+)
+def test_a_problem_names_the_object_and_the_remedy(seen: vault.Seen, says: list[str]) -> None:
+    (problem,) = vault.problems(PLACE, seen, False)
+    for words in says:
+        assert words in problem
+
+
+def test_check_mode_on_a_fresh_host_does_not_miss_the_user() -> None:
+    assert vault.problems(PLACE, FRESH._replace(user=False, home=False), True) == []
+
+
+def test_no_state_of_a_host_lets_a_vault_be_made_over_another() -> None:
+    """All combinations: a vault or a damaged one is never created again, nor gets a new key."""
+    for cipher, key, mounted, point in itertools.product(
+        ("vault", "damaged", "other"),
+        (True, False),
+        (None, "cordon-vault-scout", "x"),
+        ("absent", "directory", "covered"),
+    ):
+        seen = GOOD._replace(cipher=cipher, key=key, mounted=mounted, point=point)
+        if not vault.problems(PLACE, seen, False):
+            assert vault.CREATE not in vault.steps(seen)
+            assert vault.SEAL not in vault.steps(seen)
+
+
+def test_a_mount_point_that_cannot_be_immutable_is_said_so() -> None:
+    (said,) = vault.shortfalls(PLACE, GOOD._replace(immutable=None))
+    assert "/srv/agents/scout/.vault cannot be made immutable" in said
+
+
+@pytest.mark.parametrize(
+    ("seal", "words"),
+    [("auto", ["--tpm2-pcrs="]), ("host+tpm2", ["--tpm2-pcrs="]), ("host", [])],
+)
+def test_a_key_is_bound_to_the_machine_but_to_no_firmware_version(seal: str, words: list[str]) -> None:
+    argv = vault.seal_argv(PLACE, seal)
+    assert argv == ["systemd-creds", "encrypt", f"--with-key={seal}", *words, "--name=cordon-vault-scout", "-", "-"]
+
+
+def test_a_key_is_unsealed_only_under_its_own_name() -> None:
+    assert vault.unseal_argv(PLACE)[2:] == ["--name=cordon-vault-scout", "/etc/cordon/vault/scout.cred", "-"]
+
+
+def test_a_vault_in_the_making_has_a_name_that_no_agent_can_have() -> None:
+    assert PLACE.staging == "/var/lib/cordon/vault/.scout.new"
