@@ -14,15 +14,16 @@ A check:
     compare     equal (default), at_least or at_most
     controls    {framework: [control ids]}, see controls.yml
     remedy      what to type; {agent} is replaced by the agent's name
-    needs       apparmor, audit or null: the kernel feature without which this cannot hold
+    needs       apparmor, audit, webhook, heartbeat or null: what this cannot hold without, be it of the
+                kernel or a receiver off the host
     preflight   true: an agent does not start while this fails
 
 A result: {id, title, control, scope, agent (null for host), status, expected, observed, compare,
 remedy, controls}, with status one of
     pass          observed compares with expected
     fail          it does not, or the observed value is null while null was not expected
-    not_enforced  the kernel lacks what the check needs, and the operator accepted that
-                  (agent_host_allow_unenforced); never reported as a pass
+    not_enforced  what the check needs is not there, and the operator accepted that
+                  (agent_host_allow_unenforced, or a receiver `none`); never reported as a pass
     error         the expression could not be evaluated; `observed` holds the message
 
 jmespath is the only import outside the standard library, and it is imported when first used:
@@ -37,7 +38,7 @@ PASS, FAIL, NOT_ENFORCED, ERROR = "pass", "fail", "not_enforced", "error"
 STATUSES = (FAIL, ERROR, NOT_ENFORCED, PASS)  # the order of attention
 SCOPES = ("host", "agent")
 CONTROLS = ("agent", "vault", "apparmor", "firewall", "monitoring")
-NEEDS = ("apparmor", "audit")
+NEEDS = ("apparmor", "audit", "webhook", "heartbeat")
 COMPARISONS = ("equal", "at_least", "at_most")
 REQUIRED = ("id", "title", "scope", "control", "expression", "controls", "remedy")
 OPTIONAL = ("expected", "expected_from", "compare", "needs", "preflight")
@@ -152,9 +153,9 @@ def _judge(check: Check, facts: Mapping[str, Any], name: Optional[str]) -> Resul
 
 
 def _lacking(need: Optional[str], facts: Mapping[str, Any]) -> Optional[Dict[str, Any]]:
-    """Return what to report when the kernel lacks what a check needs; None when it has it.
+    """Return what to report when what a check needs is not there; None when it is.
 
-    Support that could not be determined is an error: it is neither a pass nor something waived.
+    Support that could not be determined is an error: it is neither a pass nor something accepted.
     """
     if need is None:
         return None
@@ -162,7 +163,9 @@ def _lacking(need: Optional[str], facts: Mapping[str, Any]) -> Optional[Dict[str
     if supported is True:
         return None
     if supported is None:
-        return {"status": ERROR, "observed": "could not tell whether this kernel has %s" % need}
+        return {"status": ERROR, "observed": "could not tell whether this host has %s" % need}
+    if supported == "declined":
+        return {"status": NOT_ENFORCED, "observed": "nobody is told (accepted: monitoring_%s_url is none)" % need}
     waived = need in (facts.get("allow_unenforced") or [])
     reason = "this kernel does not offer %s" % need
     return {"status": NOT_ENFORCED if waived else FAIL,

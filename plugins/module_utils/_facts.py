@@ -10,7 +10,8 @@ only under `expected`, for the checks to compare with.
 collect() returns
     schema            1
     collected_at      "2026-11-23T04:30:00Z"
-    support           {apparmor: bool|null, audit: bool|null}   what this kernel offers at all
+    support           {apparmor, audit: bool|null}   what this kernel offers at all
+                      {webhook, heartbeat: true|"declined"|null}   whether anybody is to be told
     allow_unenforced  [str]    what the operator accepted to live without
     unreadable        {what: why}  every file and command that could not be read
     expected          {apparmor: {profile: {mode, hash}}|null, firewall: str|null}
@@ -19,7 +20,7 @@ collect() returns
     apparmor          see _facts_apparmor.py
     audit             see _facts_audit.py
     firewall          see _facts_firewall.py
-    services          {unit: {state, enabled}}  the host's own units, in systemd's words
+    services          {unit: {state, enabled, result}}  the host's own units, in systemd's words
     monitoring        see _facts_monitoring.py
     strays            [{user, processes}]  users agent-* that no manifest names
     agents            {NAME: facts of one agent, see _facts_agent.py}
@@ -76,16 +77,17 @@ def collect(run: Run, agents: Optional[Sequence[Mapping[str, Any]]] = None, agen
     processes = _facts_processes.read(source, users.agent_uids())
     apparmor = _facts_apparmor.read(source)
     audit = _facts_audit.read(source)
+    monitoring = _facts_monitoring.read(source)
     host: Dict[str, Any] = {
         "schema": SCHEMA,
         "collected_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "support": {"apparmor": apparmor["supported"], "audit": audit["supported"]},
+        "support": dict(monitoring["receivers"], apparmor=apparmor["supported"], audit=audit["supported"]),
         "allow_unenforced": sorted(waived),
         "expected": {"apparmor": _facts_apparmor.recorded(source), "firewall": _facts_firewall.recorded(source)},
         "apparmor": apparmor,
         "audit": audit,
         "firewall": _facts_firewall.read(source),
-        "monitoring": _facts_monitoring.read(source),
+        "monitoring": monitoring,
         "services": _facts_units.services(units),
         "strays": _facts_users.strays(users, processes, [entry["user"] for entry in manifest]),
     }

@@ -7,9 +7,9 @@
     expected     {user, profile, slice, main_mode, limits, private_devices}: the manifest's wishes, in the
                  words and units of the facts
     user         see _facts_users.py; null when the user does not exist
-    session      {active: bool, unit: {property: str}, sessions: [str]}|null, see _facts_units.py
-    unit         the properties of cordon-agent@NAME.service, {} when systemd does not know it
-    vault_unit   the properties of cordon-vault@NAME.service
+    session      {active: bool, sessions: [str]}|null, see _facts_units.py
+    unit         the properties of cordon-agent@NAME.service | null
+    vault_unit   the properties of cordon-vault@NAME.service | null
     processes    [process]|null, see _facts_processes.py
     misplaced    [str]|null: processes that are not in the cage and an inner profile, in the mode asked for
     weakened     [str]|null: processes without NoNewPrivs, without a seccomp filter, or with capabilities

@@ -3,8 +3,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Facts of the event log and the heartbeat: is what the agents do being written, right now?
 
-    writer     {age_seconds: number|null, fresh: bool|null}
+    writer     {age_seconds: number|null, fresh, log_writable, kernel_log_readable: bool|null}
                the writer refreshes its state file at least every 10 s while it is healthy
+    receivers  {webhook, heartbeat: true|"declined"|null}: whether somebody off this host is told;
+               declined where the operator gave `none`. The addresses may hold tokens: they are left out
     log        metadata of the event log | null
     retention_days  int|null: for how long logrotate keeps the event log
 """
@@ -19,6 +21,7 @@ from ._facts_source import Source
 
 LOG = "/var/log/cordon/events.jsonl"
 STATE = "/run/cordon/events.json"
+SETTINGS = "/etc/cordon/monitoring.json"
 FRESH_SECONDS = 30  # three missed refreshes
 LOGROTATE = "/etc/logrotate.d"
 PERIOD_DAYS = {"daily": 1, "weekly": 7, "monthly": 30, "yearly": 365}
@@ -26,12 +29,29 @@ PERIOD_DAYS = {"daily": 1, "weekly": 7, "monthly": 30, "yearly": 365}
 
 def read(source: Source) -> Dict[str, Any]:
     """Return the facts of this module (shape: module docstring)."""
-    age = source.age(STATE, time.time())
     return {
-        "writer": {"age_seconds": age, "fresh": None if age is None else age <= FRESH_SECONDS},
+        "writer": _writer(source),
+        "receivers": _receivers(source),
         "log": source.metadata(LOG),
         "retention_days": _retention(source),
     }
+
+
+def _writer(source: Source) -> Dict[str, Any]:
+    age, state = source.age(STATE, time.time()), source.record(STATE)
+    said = state if isinstance(state, dict) else {}
+    return {"age_seconds": age, "fresh": None if age is None else age <= FRESH_SECONDS,
+            "log_writable": said.get("log_writable"), "kernel_log_readable": said.get("kernel_log_readable")}
+
+
+def _receivers(source: Source) -> Dict[str, Any]:
+    settings = source.record(SETTINGS)
+    found: Dict[str, Any] = {"webhook": None, "heartbeat": None}
+    for name in found:
+        key = name + "_url"
+        if isinstance(settings, dict) and key in settings:
+            found[name] = True if settings[key] else "declined"
+    return found
 
 
 def _retention(source: Source) -> Optional[int]:

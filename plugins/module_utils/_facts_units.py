@@ -18,6 +18,7 @@ Units = Optional[Dict[str, Dict[str, str]]]
 
 HOST_UNITS = ("cordon-firewall.service", "cordon-events.service", "cordon-heartbeat.service",
               "cordon-heartbeat.timer", "apparmor.service", "auditd.service")
+SERVICE = {"state": "ActiveState", "enabled": "UnitFileState", "result": "Result"}
 STATE = ("Id", "LoadState", "ActiveState", "SubState", "UnitFileState", "Result", "NRestarts", "ControlGroup",
          "NeedDaemonReload")
 SANDBOX = ("User", "AppArmorProfile", "NoNewPrivileges", "CapabilityBoundingSet", "AmbientCapabilities", "PrivateTmp",
@@ -29,7 +30,7 @@ PROPERTIES = STATE + SANDBOX + LIMITS
 # systemd.time(7), as `systemctl show` prints time spans.
 SPAN = {"us": 1, "ms": 1000, "s": 10 ** 6, "min": 60 * 10 ** 6, "h": 3600 * 10 ** 6}
 # What a preflight runs for: asking systemd again would cost more than the rest of it.
-STARTING = {"active": True, "unit": None, "sessions": []}
+STARTING = {"active": True, "sessions": []}
 RUNNING = ("active", "activating", "reloading", "deactivating")
 
 
@@ -68,21 +69,20 @@ def parse_show(text: str) -> Dict[str, Dict[str, str]]:
 
 
 def services(units: Units) -> Dict[str, Dict[str, Optional[str]]]:
-    """Return {unit: {state, enabled}} of the host's own units; nulls where systemd gave no answer."""
+    """Return {unit: {state, enabled, result}} of the host's own units; nulls where systemd gave no answer."""
     known = units or {}
-    return {name: {"state": known.get(name, {}).get("ActiveState"), "enabled": known.get(name, {}).get("UnitFileState")}
-            for name in HOST_UNITS}
+    return {name: {key: known.get(name, {}).get(prop) for key, prop in SERVICE.items()} for name in HOST_UNITS}
 
 
 def session(units: Units, agent: str) -> Optional[Dict[str, Any]]:
-    """Return {active, unit, sessions}: is anything of this agent running or about to?"""
+    """Return {active, sessions}: is anything of this agent running or about to?"""
     if units is None:
         return None
     prefix = "cordon-session-%s-" % agent
     sessions = sorted(name for name, unit in units.items()
                       if name.startswith(prefix) and unit.get("ActiveState") in RUNNING)
-    unit = units.get(agent_unit(agent), {})
-    return {"active": unit.get("ActiveState") in RUNNING or bool(sessions), "unit": unit, "sessions": sessions}
+    state = units.get(agent_unit(agent), {}).get("ActiveState")
+    return {"active": state in RUNNING or bool(sessions), "sessions": sessions}
 
 
 def span_us(text: Optional[str]) -> Optional[int]:

@@ -73,6 +73,7 @@ def test_an_expression_that_cannot_be_evaluated_is_an_error_and_says_why():
     (False, ["audit"], "fail"),
     (False, [], "fail"),
     (None, ["apparmor"], "error"),
+    ("declined", [], "not_enforced"),
 ])
 def test_what_the_kernel_lacks_is_not_enforced_only_where_that_was_accepted(supported, waived, status):
     facts = {"x": 1, "support": {"apparmor": supported}, "allow_unenforced": waived}
