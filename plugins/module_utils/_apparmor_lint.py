@@ -32,7 +32,7 @@ FORBIDDEN: List[Tuple[str, str]] = [
 UNWRITABLE = re.compile(r"^(?:audit )?(?:owner )?/(?:\*\*|\{?etc|usr|boot|sys|proc/sys|proc/\S*attr|var/lib/cordon|root|home)\S* \S*[wal]")
 FILE = re.compile(r"^(?:audit deny |audit )?(?:owner )?(/\S*) [mrwklix]+,$")
 ENTRY = re.compile(r"^/usr/lib/cordon/entry pix -> &cordon\.[a-z][a-z0-9_]*\.main,$")
-OTHER = re.compile(r"^(?:network|signal|ptrace|unix) [a-z0-9 (),=\"{}.*_]+,$")
+OTHER = re.compile(r"^(?:network|signal|ptrace|unix) [a-z0-9 (),=\"./&_]+,$")
 HEAD = re.compile(r"^profile cordon\.[a-z0-9_.]+(?: flags=\((?:attach_disconnected|complain|, )+\))? \{$")
 
 

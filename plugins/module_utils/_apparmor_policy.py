@@ -17,8 +17,9 @@ from ._apparmor_rules import Rule
 # (Debian 12 ships 3.0.8); without the line, kernels from 6.17 on mediate sockets that this text does not speak of.
 ABI = "abi <abi/3.0>,"
 
-# Where fds are passed in from outside the unit's mount namespace, their paths are cut off from its root. docs/apparmor.md.
-FLAGS: Tuple[str, ...] = ()
+# systemd hands the unit files that it opened outside the unit's mount namespace, /dev/null and terminals first. Their
+# path does not lead to the unit's root, and without this flag the kernel denies them as "disconnected path".
+FLAGS: Tuple[str, ...] = ("attach_disconnected",)
 
 
 class Block(NamedTuple):
@@ -73,11 +74,11 @@ NETWORK = Block("sockets; nftables decides which addresses, this decides which k
 
 
 def peers(cage: str) -> List[str]:
-    """The rules between processes: signals, reading of /proc and sockets, among this agent's own labels only.
+    """The rules between processes: signals, reading of /proc and sockets, among this agent's own processes only.
 
-    A rule names one profile, and the kernel asks it for each profile of a stacked label in turn.
+    The peer is the whole stacked label: Linux 6.1 and 6.12 do not try its parts, so neither name alone would match.
     """
-    own = '"%s{,.*}"' % cage
+    own = '"%s//&%s.main"' % (cage, cage)
     return [
         "signal (receive) peer=unconfined,", "signal (send, receive) peer=%s," % own,
         "ptrace (read, readby) peer=%s," % own,
