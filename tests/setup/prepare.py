@@ -111,7 +111,7 @@ def prepare_venv(core: str) -> None:
     python = interpreters.find(core)
     if python is None:
         versions = ", ".join(interpreters.PYTHONS[core])
-        raise NoPython(f"no Python with ensurepip for ansible-core {core} (one of {versions}); looked in PATH and pyenv")
+        raise NoPython(f"ansible-core {core} needs Python with ensurepip, one of {versions}; none in PATH or pyenv")
     venv = VENVS[core]
     stamp = venv / "stamp"
     if stamp.exists() and stamp.read_text() == stamp_of(core, python):
