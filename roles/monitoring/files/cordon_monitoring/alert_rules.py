@@ -1,0 +1,100 @@
+# Copyright: the cordon.agent_host authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which events wake somebody. Pure: an event in, an alert or nothing out."""
+
+from __future__ import annotations
+
+import fnmatch
+from typing import Any, Sequence
+
+from . import event as events
+from .event import Event
+
+Alert = dict[str, Any]
+
+METADATA = "metadata-endpoint"
+SENSITIVE = "sensitive-path"
+TAMPER = "tampering"
+AUDIT_LOST = "audit-records-lost"
+AUDIT_OFF = "audit-off"
+GAP = "log-gap"
+TEST = "test"
+
+SUMMARIES = {
+    METADATA: "{agent} tried to reach the cloud metadata endpoint {address}: it was refused",
+    SENSITIVE: "{agent} was refused access to {path}",
+    TAMPER: "{path}, which holds agents in, was changed by {program}",
+}
+
+
+def rule_of(event: Event, sensitive_paths: Sequence[str]) -> str | None:
+    """The first rule that an event meets."""
+    if event["reason"] == "metadata":
+        return METADATA
+    if event["reason"] == "tamper":
+        return TAMPER
+    path = event.get("path") or ""
+    if event["outcome"] == "denied" and path and (_sensitive(path, sensitive_paths) or _of_another(event["agent"], path)):
+        return SENSITIVE
+    return None
+
+
+def alert(event: Event, rule: str) -> Alert:
+    """The alert of an event; its shape: docs/monitoring.md."""
+    shown = {"address": None, "path": None, **event, "agent": event["agent"] or "somebody"}
+    return {
+        "alert": rule,
+        "severity": severity(event, rule),
+        "agent": event["agent"],
+        "host": event["host"],
+        "time": event["time"],
+        "summary": SUMMARIES[rule].format(**shown),
+        "event": event,
+    }
+
+
+def severity(event: Event, rule: str) -> str:
+    """A change by a person who logged in is a warning: it is most often the operator's own."""
+    by_person = (event.get("user") or {}).get("login_uid") is not None
+    return "warning" if rule == TAMPER and by_person else "critical"
+
+
+def host_alert(rule: str, host: str, seconds: float, summary: str) -> Alert:
+    """An alert about the monitoring itself, with no event behind it."""
+    return {
+        "alert": rule,
+        "severity": "info" if rule == TEST else "critical",
+        "agent": None,
+        "host": host,
+        "time": events.when(seconds),
+        "summary": summary,
+        "event": None,
+    }
+
+
+def _sensitive(path: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
+
+
+def _of_another(agent: str | None, path: str) -> bool:
+    owner = events.agent_of_path(path)
+    return owner is not None and agent is not None and owner != agent
+
+
+class Window:
+    """Lets one alert of a kind through in each window and counts the rest for the next one."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._since: dict[tuple[str | None, str], float] = {}
+        self._repeats: dict[tuple[str | None, str], int] = {}
+
+    def admit(self, found: Alert, now: float) -> Alert | None:
+        """The alert, with how many like it were held back before it; None to hold it back."""
+        key = (found["agent"], found["alert"])
+        if key in self._since and now - self._since[key] < self._seconds:
+            self._repeats[key] = self._repeats.get(key, 0) + 1
+            return None
+        self._since[key] = now
+        return {**found, "repeats": self._repeats.pop(key, 0)}

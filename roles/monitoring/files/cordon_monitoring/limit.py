@@ -1,0 +1,71 @@
+# Copyright: the cordon.agent_host authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Keep a flood out of the event log without ever being silent about it.
+
+The same act many times over is written a few times and then counted; the count is an event of its own
+when the window ends. Each agent also has a ceiling, so that one agent cannot fill the disk or hide
+another's acts. What was counted here is still in the audit log.
+"""
+
+from __future__ import annotations
+
+import time
+
+from . import event as events
+from .event import Event
+
+WINDOW = 60.0  # seconds
+SAME = 10  # events of one act in a window
+CEILING = 3000  # events of one agent in a window
+
+Key = tuple[object, ...]
+
+
+class Limiter:
+    """Decides for each event whether it is written or counted."""
+
+    def __init__(self, host: str, same: int = SAME, ceiling: int = CEILING) -> None:
+        self.suppressed = 0
+        self._host = host
+        self._limits = {"same": same, "agent": ceiling}
+        self._started = 0.0
+        self._seen: dict[Key, int] = {}
+        self._last: dict[Key, Event] = {}
+
+    def allow(self, event: Event) -> bool:
+        """True: write it. A process start is only under the agent's ceiling: every one of them counts."""
+        keys = [("agent", event["agent"])] + ([] if event["kind"] == "process" and event["outcome"] == "allowed" else [_same(event)])
+        for key in keys:
+            self._seen[key] = self._seen.get(key, 0) + 1
+        over = next((key for key in keys if self._seen[key] > self._limits[str(key[0])]), None)
+        if over:
+            self.suppressed += 1
+            self._last[over] = event
+        return over is None
+
+    def due(self, now: float, wall: float | None = None) -> list[Event]:
+        """At the end of a window: one event for each thing that was counted. Times in seconds."""
+        if now - self._started < WINDOW:
+            return []
+        wall = time.time() if wall is None else wall
+        counts = [self._count(key, last, wall) for key, last in self._last.items()]
+        self._started = now
+        self._seen.clear()
+        self._last.clear()
+        return counts
+
+    def _count(self, key: Key, last: Event, wall: float) -> Event:
+        """Like the last event that was not written, with the number of them."""
+        counted = {**last, "time": events.when(wall), "id": f"{last['id']}:suppressed"}
+        counted["suppressed"] = self._seen[key] - self._limits[str(key[0])]
+        if key[0] == "agent":
+            for name in ("program", "pid", "path", "argv", "address", "port", "secret"):
+                counted.pop(name, None)
+            counted["operation"] = "any"
+        return counted
+
+
+def _same(event: Event) -> Key:
+    names = ("agent", "kind", "outcome", "program", "operation", "path", "address", "port", "reason", "profile")
+    return ("same", *(event.get(name) for name in names))

@@ -1,0 +1,190 @@
+# Copyright: the cordon.agent_host authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""cordon-events.service: write what agents do to the event log, as it happens.
+
+    python3 -m cordon_monitoring.writer
+
+One loop reads both sources, writes one batch, then saves where to read on. While the log cannot be
+written nothing more is read: both sources keep, so nothing is lost, and the state file says so.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from typing import Any
+
+from . import alert_rules, audit_status, config, saved, service
+from .alert_queue import AlertQueue
+from .audit_stream import AuditStream
+from .correlate import HOLD
+from .event import Event, when
+from .event_log import EventLog
+from .kernel_stream import KernelStream
+from .log_tail import Cursor
+from .pipeline import Pipeline
+
+_PAUSE = 0.5  # seconds between looks at the sources
+_REPORT = 5.0  # seconds between state files
+# An event may be held for its twin, so the place to go on from is one from before that.
+_SETTLED = HOLD + 1.0
+
+log = logging.getLogger("cordon-events")
+
+
+class Writer:
+    """The loop and what it knows."""
+
+    def __init__(self, settings: config.Settings) -> None:
+        place = saved.load(saved.CURSOR)
+        self._settings = settings
+        self._agents = config.LiveAgents()
+        self._audit = AuditStream(cursor=Cursor(*place["audit"]) if place.get("audit") else None)
+        self._kernel = KernelStream(place.get("kernel"))
+        self._log = EventLog()
+        self._alerts = AlertQueue(settings.webhook_url)
+        self._pipeline = Pipeline(settings, self._raise)
+        self._batch: list[Event] = []
+        self._places: list[tuple[float, dict[str, Any]]] = []
+        self._saved: dict[str, Any] = {}
+        self._last_event: str | None = None
+        self._log_error: str | None = None
+        self._reported = 0.0
+        self._gaps = 0
+        self._stopping = False
+
+    def stop(self, *_signal: object) -> None:
+        """End after this round."""
+        self._stopping = True
+
+    def run(self) -> None:
+        """Until stop()."""
+        self._alerts.start()
+        self._report()
+        service.notify("READY=1")
+        while not self._stopping:
+            self._round()
+            time.sleep(_PAUSE)
+        self._batch += self._pipeline.finished(time.monotonic(), end=True)
+        if self._write():
+            self._save(self._place())
+        self._kernel.close()
+        self._report()
+
+    def _round(self) -> None:
+        now = time.monotonic()
+        if self._write():
+            self._read(now)
+            self._batch += self._pipeline.finished(now)
+            if self._write():
+                self._settle(now)
+        self._watch(now)
+        service.notify("WATCHDOG=1")
+
+    def _read(self, now: float) -> None:
+        agents = self._agents.current()
+        for found in self._audit.poll():
+            self._pipeline.take_audit(found, agents, now)
+        for line in self._kernel.poll():
+            self._pipeline.take_kernel(line, now)
+
+    def _write(self) -> bool:
+        """Write the batch; False while the log does not take it."""
+        try:
+            self._log.append(self._batch)
+        except OSError as error:
+            if self._log_error is None:
+                log.error("cannot write the event log: %s; waiting, nothing is lost", error)
+            self._log_error = str(error)
+            return False
+        self._log_error = None
+        if self._batch:
+            self._last_event = self._batch[-1]["time"]
+        self._batch = []
+        return True
+
+    def _place(self) -> dict[str, Any]:
+        return {"audit": self._audit.safe_cursor(), "kernel": self._kernel.cursor}
+
+    def _settle(self, now: float) -> None:
+        """Save the newest place of which every event is written."""
+        self._places.append((now, self._place()))
+        settled = [place for since, place in self._places if since <= now - _SETTLED]
+        if settled:
+            self._places = [(since, place) for since, place in self._places if since > now - _SETTLED]
+            self._save(settled[-1])
+            self._log.forget()
+
+    def _save(self, place: dict[str, Any]) -> None:
+        if place != self._saved:
+            saved.save(saved.CURSOR, place, durable=True)
+            self._saved = place
+
+    def _watch(self, now: float) -> None:
+        """What concerns the monitoring itself: records lost, audit off, gaps in the logs."""
+        if now - self._reported < _REPORT:
+            return
+        self._reported = now
+        status = audit_status.read()
+        if status:
+            self._pipeline.take_lost(status.lost, now, time.time())
+        if self._settings.audit_required and not (status and status.enabled):
+            self._host_alert(alert_rules.AUDIT_OFF, "the kernel does not audit: acts of agents are not recorded", now)
+        gaps = self._audit.tail.gaps + self._kernel.gaps
+        if gaps > self._gaps:
+            self._host_alert(alert_rules.GAP, "a log was rotated away before it was read: acts of agents are missing", now)
+        self._gaps = gaps
+        self._report(status)
+
+    def _host_alert(self, rule: str, summary: str, now: float) -> None:
+        self._pipeline.take_alert(alert_rules.host_alert(rule, self._settings.host, time.time(), summary), now)
+
+    def _raise(self, found: alert_rules.Alert) -> None:
+        try:
+            self._alerts.put(found)
+        except OSError as error:
+            log.error("alert %s could not be queued: %s", found["alert"], error)
+
+    def _report(self, status: audit_status.AuditStatus | None = None) -> None:
+        """The state file; its keys: docs/monitoring.md."""
+        state = {
+            "time": when(time.time()),
+            "events": self._log.written,
+            "last_event": self._last_event,
+            "suppressed": self._pipeline.limiter.suppressed,
+            "cursor_lag": self._audit.tail.lag(),
+            "gaps": self._audit.tail.gaps + self._kernel.gaps,
+            "malformed": self._audit.malformed,
+            "log_writable": self._log_error is None and self._log.writable(),
+            "log_error": self._log_error,
+            "kernel_log_readable": self._kernel.readable,
+            "audit_required": self._settings.audit_required,
+            "audit_enabled": bool(status and status.enabled),
+            "audit_lost": status.lost if status else None,
+            "audit_backlog": status.backlog if status else None,
+            "audit_daemon": bool(status and status.pid),
+            "webhook": self._settings.webhook_url is not None,
+            "alerts_queued": len(self._alerts.queued()),
+            "alerts_delivered": self._alerts.delivered,
+            "alerts_dropped": self._alerts.dropped,
+            "alert_error": self._alerts.error,
+        }
+        try:
+            saved.save(saved.STATE, state)
+        except OSError as error:
+            log.error("cannot write the state file: %s", error)
+
+
+def main() -> None:
+    """Run until SIGTERM."""
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    writer = Writer(config.settings())
+    signal.signal(signal.SIGTERM, writer.stop)
+    signal.signal(signal.SIGINT, writer.stop)
+    writer.run()
+
+
+if __name__ == "__main__":
+    main()
