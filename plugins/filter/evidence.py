@@ -115,12 +115,19 @@ def matrix(results: Sequence[Mapping[str, Any]], catalogue: Mapping[str, Any]) -
     for name, framework in catalogue.items():
         rows = []
         for number, title in framework["controls"].items():
-            mine = [r for r in results if number in r["controls"].get(name, [])]
+            mine = sorted((r for r in results if number in r["controls"].get(name, [])), key=_attention)
             rows.append({"id": number, "title": title, "status": _checks.worst(r["status"] for r in mine),
-                         "checks": [{"id": r["id"], "agent": r["agent"], "status": r["status"]}
-                                    for r in sorted(mine, key=_attention)]})
+                         "checks": _worst_of_each(mine)})
         frameworks.append({"id": name, "title": framework["title"], "controls": rows})
     return frameworks
+
+
+def _worst_of_each(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Name each check once, with the agent on which it asks for most attention. results: attention first."""
+    found: dict[str, dict[str, Any]] = {}
+    for result in results:
+        found.setdefault(result["id"], {key: result[key] for key in ("id", "agent", "status")})
+    return list(found.values())
 
 
 def uncatalogued(checks: Sequence[Mapping[str, Any]], catalogue: Mapping[str, Any]) -> list[str]:
