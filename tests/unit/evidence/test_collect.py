@@ -12,17 +12,28 @@ import os
 import stat
 
 import pytest
+
 from ansible_collections.cordon.agent_host.plugins.module_utils import _facts, _facts_audit
 from ansible_collections.cordon.agent_host.plugins.module_utils._facts_source import Source
 
-AGENT = {"name": "a", "user": "agent-a", "home": "/srv/agents/a", "mode": "burn_in", "secrets": [{"name": "token"}],
-         "limits": {"cpu": "200%", "memory": "4G", "tasks": 512, "gpu": False, "devices": []}}
+AGENT = {
+    "name": "a",
+    "user": "agent-a",
+    "home": "/srv/agents/a",
+    "mode": "burn_in",
+    "secrets": [{"name": "token"}],
+    "limits": {"cpu": "200%", "memory": "4G", "tasks": 512, "gpu": False, "devices": []},
+}
 UID = 998
-MOUNT = ("100 29 0:50 / /srv/agents/a/.vault rw,nosuid,nodev,noexec,relatime shared:50 - "
-         "fuse.gocryptfs cordon-vault-a rw,user_id=0,group_id=0,allow_other\n")
+MOUNT = (
+    "100 29 0:50 / /srv/agents/a/.vault rw,nosuid,nodev,noexec,relatime shared:50 - "
+    "fuse.gocryptfs cordon-vault-a rw,user_id=0,group_id=0,allow_other\n"
+)
 POLICY = "/sys/kernel/security/apparmor"
-LISTING = ("table inet cordon {\n\tmap agents {\n\t\ttype uid : verdict\n\t\telements = { 998 : goto egress_a }\n\t}\n\n"
-           "\tchain output {\n\t\tmeta skuid vmap @agents\n\t}\n}\n")
+LISTING = (
+    "table inet cordon {\n\tmap agents {\n\t\ttype uid : verdict\n\t\telements = { 998 : goto egress_a }\n\t}\n\n"
+    "\tchain output {\n\t\tmeta skuid vmap @agents\n\t}\n}\n"
+)
 STATUS = "Name:\tsleep\nUid:\t998\t998\t998\t998\nNoNewPrivs:\t1\nSeccomp:\t2\nCapBnd:\t0000000000000000\n"
 FILES = {
     "/etc/passwd": f"root:x:0:0:root:/root:/bin/bash\nagent-a:x:{UID}:{UID}::/srv/agents/a:/usr/sbin/nologin\n",
@@ -32,7 +43,8 @@ FILES = {
     "/etc/cordon/manifest.json": json.dumps({"agents": [AGENT], "allow_unenforced": []}),
     "/etc/cordon/firewall.json": json.dumps({"sha256": hashlib.sha256(LISTING.encode()).hexdigest()}),
     "/etc/cordon/apparmor.json": json.dumps({"profiles": {"cordon.a": {"mode": "enforce", "hash": "ab"}}}),
-    "/etc/cron.deny": "agent-a\n", "/etc/at.allow": "",
+    "/etc/cron.deny": "agent-a\n",
+    "/etc/at.allow": "",
     "/sys/module/apparmor/parameters/enabled": "Y\n",
     f"{POLICY}/profiles": "cordon.a (enforce)\ncordon.a.main (complain)\nman_groff (enforce)\n",
     f"{POLICY}/policy/profiles/cordon.a.7/name": "cordon.a\n",
@@ -53,10 +65,15 @@ FILES = {
     "/sys/fs/cgroup/cordon.slice/cordon-a.slice/memory.max": "4294967296\n",
     "/sys/fs/cgroup/cordon.slice/cordon-a.slice/memory.swap.max": "0\n",
     "/sys/fs/cgroup/cordon.slice/cordon-a.slice/pids.max": "512\n",
-    "/usr/bin/systemctl": "", "/usr/sbin/nft": "", "/usr/sbin/auditctl": "", "/usr/bin/sudo": "",
+    "/usr/bin/systemctl": "",
+    "/usr/sbin/nft": "",
+    "/usr/sbin/auditctl": "",
+    "/usr/bin/sudo": "",
 }
-SHOW = ("Id=cordon-agent@a.service\nActiveState=active\nUser=agent-a\n\n"
-        "Id=cordon-a.slice\nActiveState=active\nControlGroup=/cordon.slice/cordon-a.slice\n")
+SHOW = (
+    "Id=cordon-agent@a.service\nActiveState=active\nUser=agent-a\n\n"
+    "Id=cordon-a.slice\nActiveState=active\nControlGroup=/cordon.slice/cordon-a.slice\n"
+)
 ANSWERS = {
     "systemctl": (0, SHOW, ""),
     "nft": (0, LISTING, ""),
@@ -161,14 +178,20 @@ def test_an_agent_whose_user_is_missing_has_null_facts_not_empty_ones(host):
     assert agent["audit"]["rules"] is None
 
 
-@pytest.mark.parametrize(("path", "where"), [
-    ("/usr/bin/systemctl", lambda facts: facts["agents"]["a"]["session"]),
-    ("/usr/sbin/nft", lambda facts: facts["firewall"]["present"]),
-    ("/usr/sbin/auditctl", lambda facts: facts["audit"]["rules"]),
-    ("/proc/self/mountinfo", lambda facts: facts["agents"]["a"]["vault"]["mounted"]),
-    ("/etc/shadow", lambda facts: facts["agents"]["a"]["user"]["password"]),
-    ("/sys/fs/cgroup/cordon.slice/cordon-a.slice/memory.max", lambda facts: facts["agents"]["a"]["limits"]["memory_bytes"]),
-])
+@pytest.mark.parametrize(
+    ("path", "where"),
+    [
+        ("/usr/bin/systemctl", lambda facts: facts["agents"]["a"]["session"]),
+        ("/usr/sbin/nft", lambda facts: facts["firewall"]["present"]),
+        ("/usr/sbin/auditctl", lambda facts: facts["audit"]["rules"]),
+        ("/proc/self/mountinfo", lambda facts: facts["agents"]["a"]["vault"]["mounted"]),
+        ("/etc/shadow", lambda facts: facts["agents"]["a"]["user"]["password"]),
+        (
+            "/sys/fs/cgroup/cordon.slice/cordon-a.slice/memory.max",
+            lambda facts: facts["agents"]["a"]["limits"]["memory_bytes"],
+        ),
+    ],
+)
 def test_what_cannot_be_read_is_null_and_says_why(host, path, where):
     host.remove(path)
     facts = host.collect()
@@ -176,10 +199,13 @@ def test_what_cannot_be_read_is_null_and_says_why(host, path, where):
     assert any(path.rpartition("/")[2] in what for what in facts["unreadable"])
 
 
-@pytest.mark.parametrize(("answer", "present"), [
-    ((1, "", "Error: No such file or directory\n"), False),
-    ((1, "", "Operation not permitted (you must be root)\n"), None),
-])
+@pytest.mark.parametrize(
+    ("answer", "present"),
+    [
+        ((1, "", "Error: No such file or directory\n"), False),
+        ((1, "", "Operation not permitted (you must be root)\n"), None),
+    ],
+)
 def test_an_absent_table_and_an_unreadable_one_are_told_apart(host, answer, present):
     host.answers["nft"] = answer
     assert host.collect()["firewall"]["present"] is present
@@ -228,11 +254,14 @@ def test_a_kernel_whose_policy_cannot_be_had_does_not_support_apparmor(host, pat
     assert facts["agents"]["a"]["apparmor"]["cage"]["mode"] is None
 
 
-@pytest.mark.parametrize(("number", "supported"), [
-    (errno.EPERM, False), (errno.ECONNREFUSED, False), (errno.EPROTONOSUPPORT, False), (errno.EIO, None)])
+@pytest.mark.parametrize(
+    ("number", "supported"),
+    [(errno.EPERM, False), (errno.ECONNREFUSED, False), (errno.EPROTONOSUPPORT, False), (errno.EIO, None)],
+)
 def test_a_refusal_by_the_kernel_is_no_audit_and_any_other_failure_is_unknown(host, monkeypatch, number, supported):
     def refuse():
         raise OSError(number, "no")
+
     monkeypatch.setattr(_facts_audit, "_ask", refuse)
     facts = host.collect()
     assert facts["support"]["audit"] is supported

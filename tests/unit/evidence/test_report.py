@@ -13,6 +13,7 @@ from pathlib import Path
 import jinja2
 import pytest
 from ansible.errors import AnsibleFilterError
+
 from ansible_collections.cordon.agent_host.plugins.filter.evidence import evidence
 
 ROLE = Path(__file__).parents[3] / "roles" / "compliance_evidence"
@@ -21,13 +22,34 @@ CATALOGUE = {"soc2": {"title": "SOC 2", "controls": {"CC6.1": "Access", "CC7.2":
 
 
 def check(name, **changes):
-    return dict({"id": name, "title": f"{name} holds", "scope": "host", "control": "agent", "expression": f"host.{name}",
-                 "expected": 1, "controls": {"soc2": ["CC6.1"]}, "remedy": f"mend {name}"}, **changes)
+    return dict(
+        {
+            "id": name,
+            "title": f"{name} holds",
+            "scope": "host",
+            "control": "agent",
+            "expression": f"host.{name}",
+            "expected": 1,
+            "controls": {"soc2": ["CC6.1"]},
+            "remedy": f"mend {name}",
+        },
+        **changes,
+    )
 
 
 def facts(**more):
-    return dict({"collected_at": "2026-11-23T04:30:00Z", "os": {"pretty_name": "Debian"}, "kernel": {"release": "6.1"},
-                 "support": {}, "allow_unenforced": [], "unreadable": {}, "agents": {}}, **more)
+    return dict(
+        {
+            "collected_at": "2026-11-23T04:30:00Z",
+            "os": {"pretty_name": "Debian"},
+            "kernel": {"release": "6.1"},
+            "support": {},
+            "allow_unenforced": [],
+            "unreadable": {},
+            "agents": {},
+        },
+        **more,
+    )
 
 
 def agents(**values):
@@ -41,7 +63,11 @@ FACTS = facts(good=1, bad=2, agents=agents(a=1, b=2))
 def test_what_needs_attention_comes_first_and_the_host_before_its_agents():
     results = evidence(FACTS, CHECKS, CATALOGUE)["results"]
     assert [(r["status"], r["id"], r["agent"]) for r in results] == [
-        ("fail", "bad", None), ("fail", "x", "b"), ("pass", "good", None), ("pass", "x", "a")]
+        ("fail", "bad", None),
+        ("fail", "x", "b"),
+        ("pass", "good", None),
+        ("pass", "x", "a"),
+    ]
 
 
 def test_the_summary_counts_every_status():
@@ -51,8 +77,13 @@ def test_the_summary_counts_every_status():
 def test_a_control_has_its_worst_status_and_names_each_check_once():
     (framework,) = evidence(FACTS, CHECKS, CATALOGUE)["matrix"]
     assert [(row["id"], row["status"], row["checks"]) for row in framework["controls"]] == [
-        ("CC6.1", "fail", [{"id": "bad", "agent": None, "status": "fail"}, {"id": "good", "agent": None, "status": "pass"}]),
-        ("CC7.2", "fail", [{"id": "x", "agent": "b", "status": "fail"}])]
+        (
+            "CC6.1",
+            "fail",
+            [{"id": "bad", "agent": None, "status": "fail"}, {"id": "good", "agent": None, "status": "pass"}],
+        ),
+        ("CC7.2", "fail", [{"id": "x", "agent": "b", "status": "fail"}]),
+    ]
 
 
 def test_a_control_without_results_has_no_status():
@@ -65,11 +96,14 @@ def test_the_sum_is_that_of_the_sorted_facts():
     assert evidence(FACTS, CHECKS, CATALOGUE)["sha256"] == hashlib.sha256(text.encode()).hexdigest()
 
 
-@pytest.mark.parametrize(("checks", "message"), [
-    ([check("x", controls={"soc2": ["CC9.9"]})], r"controls.yml does not list soc2 CC9.9 \(check x\)"),
-    ([check("x", controls={"pci": ["1"]})], "pci 1"),
-    ([check("x", scope="y")], "bad checks: x: scope"),
-])
+@pytest.mark.parametrize(
+    ("checks", "message"),
+    [
+        ([check("x", controls={"soc2": ["CC9.9"]})], r"controls.yml does not list soc2 CC9.9 \(check x\)"),
+        ([check("x", controls={"pci": ["1"]})], "pci 1"),
+        ([check("x", scope="y")], "bad checks: x: scope"),
+    ],
+)
 def test_checks_that_cannot_be_reported_are_refused(checks, message):
     with pytest.raises(AnsibleFilterError, match=message):
         evidence(FACTS, checks, CATALOGUE)
@@ -80,18 +114,22 @@ class Lists(list):
 
 
 def test_ansibles_own_types_are_lists_to_jmespath():
-    made = evidence(facts(names=Lists(["a"])), [check("n", expression="contains(host.names, 'a')", expected=True)], CATALOGUE)
+    made = evidence(
+        facts(names=Lists(["a"])), [check("n", expression="contains(host.names, 'a')", expected=True)], CATALOGUE
+    )
     assert made["summary"]["pass"] == 1
 
 
 def page(judged):
     """Render as Ansible does: no autoescape, blocks trimmed."""
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(ROLE / "templates"), trim_blocks=True,
-                                     undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(ROLE / "templates"), trim_blocks=True, undefined=jinja2.StrictUndefined
+    )
     environment.filters["to_json"] = json.dumps
     environment.filters["to_nice_json"] = lambda value: json.dumps(value, indent=4, sort_keys=True)
     return environment.get_template("evidence.html.j2").render(
-        inventory_hostname="host-1", __compliance_evidence_judged=judged)
+        inventory_hostname="host-1", __compliance_evidence_judged=judged
+    )
 
 
 class Reader(HTMLParser):
@@ -135,8 +173,16 @@ def test_the_page_shows_observed_beside_expected_and_the_remedy():
 
 
 def test_nothing_that_was_observed_becomes_markup():
-    nasty = facts(good={NASTY: [NASTY, {NASTY: NASTY}]}, bad=[NASTY], unreadable={NASTY: NASTY}, agents=agents(**{NASTY: NASTY}),
-                  os={"pretty_name": NASTY}, kernel={"release": NASTY}, collected_at=NASTY, allow_unenforced=[NASTY])
+    nasty = facts(
+        good={NASTY: [NASTY, {NASTY: NASTY}]},
+        bad=[NASTY],
+        unreadable={NASTY: NASTY},
+        agents=agents(**{NASTY: NASTY}),
+        os={"pretty_name": NASTY},
+        kernel={"release": NASTY},
+        collected_at=NASTY,
+        allow_unenforced=[NASTY],
+    )
     checks = [check("good", title=NASTY, remedy=NASTY, expected=[NASTY]), *CHECKS[1:]]
     catalogue = {"soc2": {"title": NASTY, "controls": {"CC6.1": NASTY, "CC7.2": NASTY}}}
     text = page(evidence(nasty, checks, catalogue))
@@ -147,5 +193,7 @@ def test_nothing_that_was_observed_becomes_markup():
 
 
 def test_a_host_without_facts_still_gets_a_page():
-    blank = facts(os={"pretty_name": None}, kernel={"release": None}, agents={"a": {"mode": "enforce", "session": None}})
+    blank = facts(
+        os={"pretty_name": None}, kernel={"release": None}, agents={"a": {"mode": "enforce", "session": None}}
+    )
     assert "not running" in page(evidence(blank, CHECKS, CATALOGUE))
