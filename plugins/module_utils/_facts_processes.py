@@ -13,10 +13,15 @@ Arguments are left out: they hold what people type, passwords included.
 
 from __future__ import annotations
 
+import time
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from ._facts_source import Source
 
+# Between systemd's setting of the user and its exec, and between the first exec (the cage) and the second
+# (the inner profile), a starting process is rightly not yet where it belongs: it is looked at twice.
+SETTLE_SECONDS = 0.3
+ENDED = ("Z", "X")  # a zombie runs nothing
 STATUS_KEYS = {"NoNewPrivs": "no_new_privs", "Seccomp": "seccomp", "CapBnd": "capabilities"}
 
 
@@ -26,36 +31,38 @@ def read(source: Source, uids: Mapping[int, str]) -> Optional[List[Dict[str, Any
     if names is None:
         return None
     pids = sorted(int(name) for name in names if name.isdigit())
-    found = [_process(source, pid, uids) for pid in pids] if uids else []
-    return [process for process in found if process is not None]
+    found = {pid: _process(source, pid, uids) for pid in pids} if uids else {}
+    arriving = [pid for pid, process in found.items() if process and len(process["profiles"]) < 2]
+    if arriving:
+        time.sleep(SETTLE_SECONDS)
+        found.update((pid, _process(source, pid, uids)) for pid in arriving)
+    return [process for process in found.values() if process is not None]
 
 
 def _process(source: Source, pid: int, uids: Mapping[int, str]) -> Optional[Dict[str, Any]]:
-    status = _vanishing(source, "/proc/%d/status" % pid)
-    if status is None:
+    """Return one process; None when it is not an agent's, has ended, or ended while it was read."""
+    status = source.text("/proc/%d/status" % pid, noted=False)
+    fields = parse_status(status) if status else None
+    if fields is None or fields["state"] in ENDED:
         return None
-    fields = parse_status(status)
     user = next((uids[uid] for uid in fields["uids"] if uid in uids), None)
     if user is None:
         return None
     label, mode = split_label(_label(source, pid))
+    if label is None and not source.exists("/proc/%d/status" % pid):
+        return None
     return {
         "pid": pid, "user": user, "program": source.link("/proc/%d/exe" % pid) or fields["name"],
         "label": label, "mode": mode, "profiles": profiles(label),
         "no_new_privs": fields["no_new_privs"], "seccomp": fields["seccomp"], "capabilities": fields["capabilities"],
-        "cgroup": _cgroup(_vanishing(source, "/proc/%d/cgroup" % pid)),
+        "cgroup": _cgroup(source.text("/proc/%d/cgroup" % pid, noted=False)),
     }
-
-
-def _vanishing(source: Source, path: str) -> Optional[str]:
-    """Read a file of a process that may end meanwhile: its absence is not worth a note."""
-    return source.text(path) if source.exists(path) else None
 
 
 def _label(source: Source, pid: int) -> Optional[str]:
     """attr/current belongs to whichever module is first; attr/apparmor/ is AppArmor's own (5.8+)."""
     for path in ("/proc/%d/attr/apparmor/current" % pid, "/proc/%d/attr/current" % pid):
-        text = _vanishing(source, path)
+        text = source.text(path, noted=False)
         if text:
             return text.strip().strip("\0")
     return None
@@ -66,7 +73,7 @@ def parse_status(text: str) -> Dict[str, Any]:
     rows = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
     fields: Dict[str, Any] = {
         "uids": [int(word) for word in rows.get("Uid", "").split()],
-        "name": rows.get("Name", "").strip(),
+        "name": rows.get("Name", "").strip(), "state": rows.get("State", "").strip()[:1],
     }
     for key, name in STATUS_KEYS.items():
         fields[name] = rows[key].strip() if key in rows else None

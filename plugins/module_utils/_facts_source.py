@@ -50,13 +50,17 @@ class Source:
         """Return where an absolute path lies under the root."""
         return self._root + path
 
-    def text(self, path: str) -> Optional[str]:
-        """Return a file's text; None, noted, when it is absent or unreadable."""
+    def text(self, path: str, noted: bool = True) -> Optional[str]:
+        """Return a file's text; None when it is absent or unreadable.
+
+        noted: False for what vanishes in the ordinary course of things, a process for example.
+        """
         try:
             with open(self.at(path), "rb") as stream:
                 return stream.read().decode("utf-8", "replace")
         except OSError as problem:
-            self.note(path, problem)
+            if noted:
+                self.note(path, problem)
             return None
 
     def optional(self, path: str) -> Optional[str]:

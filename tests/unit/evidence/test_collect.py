@@ -13,7 +13,7 @@ import stat
 
 import pytest
 
-from ansible_collections.cordon.agent_host.plugins.module_utils import _facts, _facts_audit
+from ansible_collections.cordon.agent_host.plugins.module_utils import _facts, _facts_audit, _facts_processes
 from ansible_collections.cordon.agent_host.plugins.module_utils._facts_source import Source
 
 AGENT = {
@@ -152,6 +152,33 @@ def test_a_root_owned_process_is_not_the_agents(host):
 def test_a_process_that_kept_the_agents_uid_anywhere_is_the_agents(host):
     host.write("/proc/13/status", STATUS.replace("998\t998\t998\t998", "0\t0\t998\t0"))
     assert len(host.collect()["agents"]["a"]["misplaced"]) == 1
+
+
+@pytest.mark.parametrize("state", ["Z (zombie)", "X (dead)"])
+def test_a_process_that_has_ended_runs_nothing(host, state):
+    host.write("/proc/12/status", STATUS + f"State:\t{state}\n")
+    assert host.collect()["agents"]["a"]["processes"] == []
+
+
+def test_a_process_that_is_still_starting_is_looked_at_twice(host, monkeypatch):
+    host.write("/proc/12/attr/current", "unconfined\n")
+    settle = []
+
+    def sleep(seconds):
+        settle.append(seconds)
+        host.write("/proc/12/attr/current", FILES["/proc/12/attr/current"])
+
+    monkeypatch.setattr(_facts_processes.time, "sleep", sleep)
+    assert host.collect()["agents"]["a"]["misplaced"] == []
+    assert len(settle) == 1
+
+
+def test_a_process_that_stays_outside_is_found_and_one_whose_label_is_unreadable_too(host, monkeypatch):
+    monkeypatch.setattr(_facts_processes, "SETTLE_SECONDS", 0)
+    host.write("/proc/12/attr/current", "unconfined\n")
+    assert host.collect()["agents"]["a"]["misplaced"] == ["pid 12 (sleep): unconfined (None)"]
+    host.remove("/proc/12/attr/current")
+    assert host.collect()["agents"]["a"]["misplaced"] == ["pid 12 (sleep): None (None)"]
 
 
 def test_no_secret_no_password_hash_and_no_argument_is_collected(host):
