@@ -25,13 +25,16 @@ ruleset: "{{ agent_host_agents | cordon.agent_host.agents | cordon.agent_host.fi
 
 RETURN = r"""
 _value:
-  description: C(content), the text between the braces of the table, and C(users), the user that each of its variables stands for.
+  description:
+    - C(content), the text between the braces of the table.
+    - C(users), the user that each variable of it stands for.
   type: dict
 """
 
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
+
 from ansible_collections.cordon.agent_host.plugins.module_utils import _nftables_ruleset
 
 
@@ -40,7 +43,9 @@ def firewall_ruleset(agents: list[dict[str, Any]]) -> dict[str, Any]:
     try:
         return {"content": _nftables_ruleset.body(agents), "users": _nftables_ruleset.users(agents)}
     except (KeyError, TypeError) as error:
-        raise AnsibleFilterError(f"firewall_ruleset: {error!r} is missing: pass the manifest through cordon.agent_host.agents first") from error
+        raise AnsibleFilterError(
+            f"firewall_ruleset: {error!r} is missing: pass the manifest through cordon.agent_host.agents first"
+        ) from error
     except ValueError as error:
         raise AnsibleFilterError(f"firewall_ruleset: {error}") from error
 

@@ -22,7 +22,8 @@ Run = Callable[[Tuple[str, ...], Optional[str]], Tuple[int, str, str]]
 LIST = ("--stateless", "list", "table", *TABLE)
 
 # The script is constant; nft's path comes as $0 and the ruleset on standard input.
-_SCRATCH = ("unshare", "--net", "--", "sh", "-euc", '"$0" --file - && exec "$0" ' + " ".join(LIST))
+_NAMESPACE = ("unshare", "--net", "--")
+_LOAD_AND_LIST = ("sh", "-euc", '"$0" --file - && exec "$0" ' + " ".join(LIST))
 
 # The empty declaration makes `delete` succeed where there is no table yet; all three are one transaction, so no packet
 # ever sees the host without the table. Other tables are never named.
@@ -34,7 +35,7 @@ class NftablesError(Exception):
 
 
 class Record(NamedTuple):
-    """What the last run left in /etc/cordon/firewall.json: digests of what it loaded and of the kernel's listing after."""
+    """What the last run left in /etc/cordon/firewall.json: digests of what it loaded and of the listing after."""
 
     source: str
     sha256: str
@@ -78,13 +79,14 @@ def canonical(run: Run, nft: str, text: str) -> Optional[str]:
 
     Raises NftablesError where nft does not accept the text.
     """
-    code, out, err = run((*_SCRATCH, nft), text)
-    if code == 0:
-        return out
-    if err.startswith("unshare:"):
+    # Asked first: a program that ends before it has read its standard input would be an error of another kind.
+    if run((*_NAMESPACE, "true"), None)[0] != 0:
         check(run, nft, text)
         return None
-    raise NftablesError(refusal(err))
+    code, out, err = run((*_NAMESPACE, *_LOAD_AND_LIST, nft), text)
+    if code != 0:
+        raise NftablesError(refusal(err))
+    return out
 
 
 def check(run: Run, nft: str, text: str) -> None:
@@ -101,7 +103,7 @@ def load(run: Run, nft: str, text: str) -> str:
         raise NftablesError(refusal(err))
     after = listing(run, nft)
     if after is None:
-        raise NftablesError(f"table {' '.join(TABLE)} vanished right after it was loaded: another program flushes rulesets")
+        raise NftablesError("table inet cordon vanished right after it was loaded: another program flushes rulesets")
     return after
 
 

@@ -158,7 +158,7 @@ def _match(side: str, kind: str, version: int, name: str) -> str:
     verdict = f"goto allowed_{name}" if kind == "allowed" else "accept"
     if side == "requests":
         return f"{family} daddr . meta l4proto . th dport @{kind}{version}_{name} {verdict}"
-    # Only within this host: whoever is granted 127.0.0.1:8080 may also serve there, to itself or to another local program.
+    # Only within this host: whoever is granted 127.0.0.1:8080 may also serve there, to itself or another local program.
     return f"ct direction reply oif lo {family} saddr . meta l4proto . th sport @{kind}{version}_{name} accept"
 
 

@@ -9,7 +9,7 @@ module: nftables_table
 short_description: The nftables table of the agent firewall, whole and in one transaction
 version_added: 0.1.0
 description:
-  - Brings C(table inet cordon) in the kernel to the wanted text, in one transaction, and keeps the text for the next boot.
+  - Brings C(table inet cordon) in the kernel to the wanted text in one transaction, and keeps it for the next boot.
   - Compares with the kernel and not with a file. A rule that somebody added, removed or moved, or a flush by another
     program, is a change, and it is mended.
   - No other table is ever read, changed or flushed.
@@ -17,8 +17,8 @@ extends_documentation_fragment:
   - cordon.agent_host.attributes
 author: the cordon.agent_host authors (@cordon)
 notes:
-  - To learn how the kernel lists the wanted text, the module loads it into a network namespace of its own. Where the host
-    forbids that, as some containers do, it compares digests with O(record) instead, and RV(compared_by) says so.
+  - To learn how the kernel lists the wanted text, the module loads it into a network namespace of its own. Where the
+    host forbids that, as some containers do, it compares digests with O(record) instead, and RV(compared_by) says so.
 options:
   state:
     description: Whether the table is to be there.
@@ -32,7 +32,7 @@ options:
     type: str
   users:
     description:
-      - Variables of O(content) that stand for users, each with the user's name. The module looks up the numbers on the host.
+      - Variables of O(content) that stand for users, each with the user's name. The module looks up their numbers.
       - A user that does not exist is an error, except in check mode, where an earlier task may be about to make it.
     type: dict
     default: {}
@@ -42,8 +42,8 @@ options:
     default: /etc/cordon/firewall.nft
   record:
     description:
-      - Where the SHA-256 of the kernel's listing is kept, as C(sha256) of a JSON object. Whoever wants to know whether the
-        firewall stands compares it with that of C(nft --stateless list table inet cordon).
+      - Where the SHA-256 of the kernel's listing is kept, as C(sha256) of a JSON object. Whoever wants to know whether
+        the firewall stands compares it with that of C(nft --stateless list table inet cordon).
     type: path
     default: /etc/cordon/firewall.json
 """
@@ -72,8 +72,9 @@ sha256:
   type: str
 compared_by:
   description:
-    - How the kernel was compared. V(record) means that the kernel has what the last run left, V(namespace) that the wanted text
-      was loaded into a namespace of its own, V(nothing) that this host allows neither.
+    - How the kernel was compared. V(record) means that the kernel has what the last run left, V(namespace) that the
+      wanted text was loaded into a namespace of its own, V(nothing) that neither could be had, V(listing) that all
+      there is to know is whether a table stands.
   returned: success
   type: str
   sample: namespace
@@ -85,6 +86,7 @@ import pwd
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.cordon.agent_host.plugins.module_utils import _files, _nftables
 
 # Rules tell who may reach what; that is nobody's business but root's.
@@ -118,10 +120,16 @@ def _uids(module: AnsibleModule) -> Dict[str, Tuple[str, str]]:
             found[name] = (user, user)
             continue
         if number == 0:
-            raise ValueError(f"user {user} is root (uid 0): a firewall for root could lock the operator out; give the agent its own user")
+            raise ValueError(
+                f"user {user} is root (uid 0): a firewall for root could lock the operator out; "
+                "give the agent its own user"
+            )
         found[name] = (str(number), user)
     if missing and not module.check_mode:
-        raise ValueError(f"no such user on this host: {', '.join(sorted(missing))}; run the role cordon.agent_host.agent first, it makes them")
+        raise ValueError(
+            f"no such user on this host: {', '.join(sorted(missing))}; "
+            "run the role cordon.agent_host.agent first, it makes them"
+        )
     return found
 
 

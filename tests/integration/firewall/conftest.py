@@ -16,7 +16,7 @@ import pytest
 # The unit tests know how to make the collection importable; it must be before network.py is read.
 _UNIT = runpy.run_path(str(Path(__file__).resolve().parents[2] / "unit" / "conftest.py"))
 
-from .network import Network  # noqa: E402
+from .network import Network
 
 
 @pytest.fixture(scope="session")

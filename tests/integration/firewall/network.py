@@ -23,7 +23,8 @@ MODULE = HERE.parents[2] / "plugins" / "modules" / "nftables_table.py"
 AGENT, OTHER_AGENT, ORDINARY = "games", "news", "backup"
 
 HOST_ADDRESSES = ("10.20.0.1/24", "2001:db8:20::1/64")
-WORLD_ADDRESSES = ("10.20.0.2/24", "10.20.0.3/24", "203.0.113.9/32", "169.254.169.254/32", "168.63.129.16/32", "100.100.100.200/32",
+WORLD_ADDRESSES = ("10.20.0.2/24", "10.20.0.3/24", "203.0.113.9/32",
+                   "169.254.169.254/32", "168.63.129.16/32", "100.100.100.200/32",
                    "2001:db8:20::2/64", "2001:db8:9::9/128", "fd00:ec2::254/128", "fd20:ce::254/128",
                    "64:ff9b::a9fe:a9fe/128", "2002:a9fe:a9fe::1/128")
 
@@ -54,8 +55,9 @@ class Network:
         for name in (self.host, self.world):
             self._ip("netns", "add", name)
             self._ip("-n", name, "link", "set", "lo", "up")
-            self._sysctl(name, "net.ipv4.ping_group_range=0 2147483647", "net.ipv6.conf.all.accept_dad=0", "net.ipv4.tcp_fastopen=3")
-        self._ip("link", "add", "cable", "netns", self.host, "type", "veth", "peer", "name", "cable", "netns", self.world)
+            self._sysctl(name, "net.ipv4.ping_group_range=0 2147483647", "net.ipv4.tcp_fastopen=3")
+        self._ip("link", "add", "cable", "netns", self.host, "type", "veth",
+                 "peer", "name", "cable", "netns", self.world)
         for name, addresses in ((self.host, HOST_ADDRESSES), (self.world, WORLD_ADDRESSES)):
             self._ip("-n", name, "link", "set", "cable", "up")
             for address in addresses:
@@ -90,8 +92,10 @@ class Network:
         out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         return [(outcome, seconds) for outcome, seconds in json.loads(out)]
 
-    def apply(self, *agents: dict[str, Any], check: bool = False, **options: Any) -> dict[str, Any]:
-        """Run the module nftables_table on the host, as Ansible would."""
+    def apply(
+        self, *agents: dict[str, Any], check: bool = False, without: str = "", **options: Any
+    ) -> dict[str, Any]:
+        """Run the module nftables_table on the host, as Ansible would; without a capability of root's if so wished."""
         arguments: dict[str, Any] = {
             "content": _nftables_ruleset.body(agents),
             "users": _nftables_ruleset.users(agents),
@@ -101,8 +105,9 @@ class Network:
             "_ansible_diff": True,
             **options,
         }
+        less = ["setpriv", f"--bounding-set=-{without}", "--"] if without else []
         done = subprocess.run(
-            ["ip", "netns", "exec", self.host, sys.executable, str(MODULE)],
+            ["ip", "netns", "exec", self.host, *less, sys.executable, str(MODULE)],
             input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}), capture_output=True, text=True,
             env={**os.environ, "PYTHONPATH": str(self.collections)}, check=False,
         )
@@ -130,7 +135,8 @@ class Network:
         # Raw sockets too: what the firewall holds must hold without the sandbox's help.
         person = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups",
                   "--inh-caps=+net_raw", "--ambient-caps=+net_raw", "--"] if user != "root" else []
-        return ["ip", "netns", "exec", side, *person, "/usr/bin/python3", str(self.directory / "programs.py"), *arguments]
+        program = ["/usr/bin/python3", str(self.directory / "programs.py")]
+        return ["ip", "netns", "exec", side, *person, *program, *arguments]
 
     @staticmethod
     def _ip(*arguments: str) -> None:

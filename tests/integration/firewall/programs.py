@@ -147,7 +147,8 @@ def attempt(how: str, address: str, port: int) -> Tuple[str, float]:
 
 def listen(address: str, port: int) -> None:
     """Serve one TCP connection and one datagram, as an agent that waits for orders would."""
-    stream, datagram = socket.socket(_family(address), socket.SOCK_STREAM), socket.socket(_family(address), socket.SOCK_DGRAM)
+    stream = socket.socket(_family(address), socket.SOCK_STREAM)
+    datagram = socket.socket(_family(address), socket.SOCK_DGRAM)
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     for sock in (stream, datagram):
         sock.bind((address, port))

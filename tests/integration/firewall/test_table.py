@@ -76,7 +76,8 @@ def test_a_moved_rule_is_drift(clean):
     clean.apply(LITTLE)
     lines = clean.nft("-a", "list", "chain", "inet", "cordon", "egress_a").splitlines()
     rule, handle = next(line for line in lines if "@metadata4" in line).split(" # handle ")
-    clean.nft("-f", "-", stdin=f"add rule inet cordon egress_a {rule}\ndelete rule inet cordon egress_a handle {handle}\n")
+    move = f"add rule inet cordon egress_a {rule}\ndelete rule inet cordon egress_a handle {handle}\n"
+    clean.nft("-f", "-", stdin=move)
     assert clean.apply(LITTLE)["changed_parts"] == ["kernel"]
 
 
@@ -156,6 +157,27 @@ def test_a_check_before_the_users_exist_predicts_a_change_and_shows_their_names(
     result = clean.apply(agent("a", "agent-not-made-yet"), check=True)
     assert result["changed_parts"] == ["kernel", "file", "record"]
     assert "agent-not-made-yet" in result["diff"][0]["after"]
+
+
+def test_where_no_namespace_can_be_made_digests_do_and_the_module_says_so(clean):
+    """A container without CAP_SYS_ADMIN."""
+    def here(*agents, **options):
+        return clean.apply(*agents, without="sys_admin", **options)
+
+    first = here(LITTLE)
+    assert (first["changed_parts"], first["compared_by"]) == (["kernel", "file", "record"], "nothing")
+    assert here(LITTLE)["changed"] is False
+
+    clean.nft("insert", "rule", "inet", "cordon", "egress_a", "accept")
+    assert here(LITTLE, check=True)["changed_parts"] == ["kernel", "record"]
+    assert here(LITTLE)["sha256"] == first["sha256"]
+
+    assert "nonsense" in here(LITTLE, content="\tchain x {\n\t\tnonsense\n\t}\n")["msg"]
+    assert here(LITTLE)["changed"] is False
+
+
+def test_without_the_right_to_the_packet_filter_the_module_says_so(clean):
+    assert "Operation not permitted" in clean.apply(LITTLE, without="net_admin")["msg"]
 
 
 def test_five_hundred_grants_of_ten_agents_load_in_one_call(clean):

@@ -5,10 +5,14 @@
 from __future__ import annotations
 
 import pytest
+
 from ansible_collections.cordon.agent_host.plugins.module_utils import _nftables as nftables
 
 NO_TABLE = "Error: No such file or directory\nlist table inet cordon\n                ^^^^^^\n"
-NOT_ROOT = "Operation not permitted (you must be root)\nnetlink: Error: cache initialization failed: Operation not permitted\n"
+NOT_ROOT = """\
+Operation not permitted (you must be root)
+netlink: Error: cache initialization failed: Operation not permitted
+"""
 NO_NAMESPACE = "unshare: unshare failed: Operation not permitted\n"
 SYNTAX = "/dev/stdin:4:15-15: Error: syntax error, unexpected '}'\nchain x { foo }}\n              ^\n"
 
@@ -29,7 +33,7 @@ def test_an_absent_table_is_no_error():
 
 
 def test_a_kernel_that_cannot_be_read_is_an_error_that_says_so():
-    with pytest.raises(nftables.NftablesError, match="cannot read table inet cordon.*you must be root"):
+    with pytest.raises(nftables.NftablesError, match=r"cannot read table inet cordon.*you must be root"):
         nftables.listing(Answers((1, "", NOT_ROOT)), "nft")
 
 
@@ -39,7 +43,7 @@ def test_without_a_namespace_nft_still_judges_the_text():
     assert run.asked[1] == (("nft", "--check", "--file", "-"), "text")
 
 
-@pytest.mark.parametrize("answers", [[(1, "", SYNTAX)], [(1, "", NO_NAMESPACE), (1, "", SYNTAX)]])
+@pytest.mark.parametrize("answers", [[(0, "", ""), (1, "", SYNTAX)], [(1, "", NO_NAMESPACE), (1, "", SYNTAX)]])
 def test_nft_s_objection_is_passed_on(answers):
     with pytest.raises(nftables.NftablesError, match="unexpected '}'"):
         nftables.canonical(Answers(*answers), "nft", "text")

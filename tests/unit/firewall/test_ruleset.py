@@ -9,10 +9,11 @@ import re
 
 import pytest
 from ansible.errors import AnsibleFilterError
-from ansible_collections.cordon.agent_host.plugins.filter.firewall_ruleset import firewall_ruleset
-from ansible_collections.cordon.agent_host.plugins.module_utils._nftables_ruleset import body, destinations
 from hypothesis import given
 from hypothesis import strategies as st
+
+from ansible_collections.cordon.agent_host.plugins.filter.firewall_ruleset import firewall_ruleset
+from ansible_collections.cordon.agent_host.plugins.module_utils._nftables_ruleset import body, destinations
 
 
 def allow(cidr, port=443, protocol="tcp", log=True):
