@@ -46,13 +46,19 @@ tree_files() {
     done
 }
 
-# copy_tree DIRECTORY: the collection under a search path, as DIRECTORY/ansible_collections/cordon/agent_host.
+# Of these, what the collection ships, and the tests that ansible-test knows. The rest is for linters of its kind.
+shipped_files() {
+    tree_files | grep -zE '^([^/]*|(changelogs|docs|meta|playbooks|plugins|roles|tests/sanity)/.*)$'
+}
+
+# copy_tree DIRECTORY [LISTING]: the collection under a search path, as DIRECTORY/ansible_collections/cordon/agent_host.
 # ansible-test refuses any other place, and no tool may litter the work tree.
 copy_tree() {
     COPY=$1/ansible_collections/cordon/agent_host
+    rm -rf "$COPY"
     mkdir -p "$COPY"
-    tree_files | rsync -a --delete --delete-missing-args --from0 --files-from=- --ignore-missing-args ./ "$COPY/"
-    # --files-from never deletes: remove what the tree no longer has.
-    (cd "$COPY" && find . -type f -not -path './tests/output/*' -not -path './.git/*' -printf '%P\0') |
-        while IFS= read -r -d '' file; do [ -e "$ROOT/$file" ] || rm -f "$COPY/$file"; done
+    "${2:-tree_files}" | rsync -a --from0 --files-from=- --ignore-missing-args ./ "$COPY/"
+    # A repository of its own: tools that ask git would otherwise be told that everything under build/ is ignored.
+    git -C "$COPY" init --quiet
+    git -C "$COPY" add --all --force
 }
