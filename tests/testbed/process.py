@@ -51,7 +51,7 @@ def start_time(pid: int) -> int | None:
 
 
 def launch(argv: Sequence[str], where: Path, log: Path, record_file: Path) -> Record:
-    """Start `argv` in directory `where` and record it, in a session of its own: Ctrl-C at our terminal does not reach it."""
+    """Start `argv` in directory `where` and record it; in a session of its own, out of reach of our Ctrl-C."""
     with signals.held(), log.open("ab") as output:
         child = subprocess.Popen(
             argv, cwd=where, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 from testbed.image import Image
 
@@ -50,7 +49,8 @@ def credential(name: str, text: str) -> str:
 def _boot(machine: Machine) -> list[str]:
     image = machine.image
     if image.kernel is None or image.initrd is None:
-        return []
+        # Boot loaders draw their menu: without a screen, some wait for one.
+        return ["-vga", "std"]
     return ["-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", kernel_arguments(machine)]
 
 

@@ -94,7 +94,7 @@ class TLSServer(ThreadingHTTPServer):
     def finish_request(self, request: Any, client_address: Any) -> None:
         request.settimeout(Handler.timeout)
         with self.context.wrap_socket(request, server_side=True) as secure:
-            self.RequestHandlerClass(secure, client_address, self)
+            super().finish_request(secure, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that distrusts our certificate is not an error of the service."""

@@ -96,4 +96,4 @@ def start(directory: Path) -> None:
 
 def stop(directory: Path) -> bool:
     """End the services. True if any ran."""
-    return any([process.end(process.load(_pid(directory, name))) for name in _PROCESSES])
+    return sum(process.end(process.load(_pid(directory, name))) for name in _PROCESSES) > 0

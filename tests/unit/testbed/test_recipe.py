@@ -1,0 +1,54 @@
+# Copyright: the cordon.agent_host authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""An image's key changes when the image would, and only then."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import pytest
+
+from testbed import overlay, recipe
+
+PLAN = recipe.Recipe("bookworm", ("deb http://m.example/d bookworm main",), ("systemd",), "abc", "mke2fs")
+
+
+@pytest.mark.parametrize("change", [
+    {"suite": "trixie"}, {"sources": ("deb http://n.example/d bookworm main",)}, {"packages": ("systemd", "git")},
+    {"overlay": "abd"}, {"script": "mke2fs -q"}, {"disk_gigabytes": 9},
+])
+def test_another_recipe_is_another_image(change):
+    assert dataclasses.replace(PLAN, **change).key() != PLAN.key()
+
+
+def test_the_same_recipe_is_the_same_image():
+    assert dataclasses.replace(PLAN).key() == PLAN.key()
+    assert PLAN.key().startswith("bookworm-")
+
+
+def test_minimal_leaves_out_what_the_roles_install():
+    assert set(recipe.packages("full")) - set(recipe.packages("minimal")) == set(recipe.ROLES)
+    assert {"auditd", "nftables", "gocryptfs", "apparmor"} <= set(recipe.ROLES)
+    assert {"openssh-server", "python3"} <= set(recipe.packages("minimal"))
+
+
+def test_suite_target_and_sources_end_the_command():
+    argv = recipe.mmdebstrap(PLAN, "o.tar", "r.tar")
+    assert argv[-3:] == ["bookworm", "r.tar", "deb http://m.example/d bookworm main"]
+    assert "--include=systemd" in argv
+
+
+def test_the_overlay_is_the_same_bytes_whatever_owner_and_time(tmp_path):
+    packed = []
+    for name, mode, when in (("one", 0o600, 1), ("two", 0o664, 2)):
+        path = tmp_path / name / "etc" / "hosts"
+        path.parent.mkdir(parents=True)
+        path.write_text("localhost\n")
+        path.chmod(mode)
+        os.utime(path, (when, when))
+        packed.append(overlay.pack(tmp_path / name))
+    assert packed[0] == packed[1]
+    path.write_text("other\n")
+    assert overlay.pack(tmp_path / "two") != packed[0]
