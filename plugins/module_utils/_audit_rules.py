@@ -22,11 +22,41 @@ KEYS = (EXEC, DENIED, CONNECT, TAMPER)
 # The calls that name a file.  A call that the architecture does not have is an error for auditctl,
 # so the old forms (open, unlink, ...) are apart: arm64 has only the newer ones.
 _FILE_CALLS = (
-    "openat", "openat2", "truncate", "unlinkat", "renameat", "renameat2", "mkdirat", "linkat", "symlinkat",
-    "mknodat", "fchmod", "fchmodat", "fchown", "fchownat", "setxattr", "lsetxattr", "removexattr",
-    "lremovexattr", "chdir", "utimensat",
+    "openat",
+    "openat2",
+    "truncate",
+    "unlinkat",
+    "renameat",
+    "renameat2",
+    "mkdirat",
+    "linkat",
+    "symlinkat",
+    "mknodat",
+    "fchmod",
+    "fchmodat",
+    "fchown",
+    "fchownat",
+    "setxattr",
+    "lsetxattr",
+    "removexattr",
+    "lremovexattr",
+    "chdir",
+    "utimensat",
 )
-_OLD_FILE_CALLS = ("open", "creat", "unlink", "rename", "mkdir", "rmdir", "link", "symlink", "mknod", "chmod", "chown", "lchown")
+_OLD_FILE_CALLS = (
+    "open",
+    "creat",
+    "unlink",
+    "rename",
+    "mkdir",
+    "rmdir",
+    "link",
+    "symlink",
+    "mknod",
+    "chmod",
+    "chown",
+    "lchown",
+)
 # What an agent would use against other processes and the machine: their refusals are events too.
 _PROCESS_CALLS = ("kill", "tgkill", "ptrace", "mount", "umount2", "unshare", "setns", "chroot", "bpf")
 _CONNECT_CALLS = ("connect", "sendto", "sendmsg")

@@ -9,10 +9,10 @@ module: audit_rules
 short_description: The audit rules that record what agents do
 version_added: 0.1.0
 description:
-  - Makes the kernel record every program that the given users start, every file access and connection that was refused to
-    them, and every write to the directories that hold their confinement.
+  - Makes the kernel record every program that the given users start, every file access and connection that was
+    refused to them, and every write to the directories that hold their confinement.
   - Compares with the rules that the kernel has loaded, not with a file, and keeps them in files of its own for the next boot.
-  - Rules with keys other than C(cordon-exec), C(cordon-denied), C(cordon-connect) and C(cordon-tamper) are left alone.
+  - Rules with other keys than C(cordon-exec), C(cordon-denied), C(cordon-connect) and C(cordon-tamper) stay as they are.
   - Records go by uid, because a systemd service has no login uid.
 extends_documentation_fragment:
   - cordon.agent_host.attributes
@@ -24,7 +24,9 @@ options:
     elements: str
     required: true
   tamper_paths:
-    description: Directories of which every write is recorded, whoever it is by. One that does not exist is left out and named in a warning.
+    description:
+      - Directories of which every write is recorded, whoever it is by.
+      - One that does not exist is left out and named in a warning.
     type: list
     elements: path
     default: [/etc/cordon, /usr/lib/cordon, /etc/apparmor.d, /etc/systemd/system, /etc/audit]
@@ -33,7 +35,9 @@ options:
     type: int
     default: 8192
   backlog_wait_time:
-    description: How long the kernel stops a program for when the backlog is full, in jiffies. 0 loses the record and counts it.
+    description:
+      - How long the kernel stops a program for when the backlog is full, in jiffies.
+      - 0 loses the record instead and counts it.
     type: int
     default: 0
   rules_directory:
@@ -70,7 +74,9 @@ enforced:
   returned: success
   type: bool
 reboot_required:
-  description: The kernel's rules are locked (C(-e 2)) and differ from the wanted ones, which are in the file and come with the next boot.
+  description:
+    - The kernel's rules are locked (C(-e 2)) and differ from the wanted ones.
+    - Those are in the file and come with the next boot.
   returned: success
   type: bool
 lost:
@@ -84,6 +90,7 @@ import pwd
 from typing import Any, Dict, List, NamedTuple, Optional
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.cordon.agent_host.plugins.module_utils import _audit_kernel, _audit_rules, _files
 
 RULES_FILE = "50-cordon.rules"
@@ -148,7 +155,9 @@ def _others(directory: str) -> str:
 
 def _documents(module: AnsibleModule, rules: List[str]) -> List[Document]:
     directory = module.params["rules_directory"]
-    settings = _audit_rules.settings(_others(directory), module.params["backlog_limit"], module.params["backlog_wait_time"])
+    settings = _audit_rules.settings(
+        _others(directory), module.params["backlog_limit"], module.params["backlog_wait_time"]
+    )
     texts = {
         RULES_FILE: _audit_rules.document(rules, "What agents do."),
         SETTINGS_FILE: _audit_rules.document(settings, "Last by name, so that these settings hold."),
@@ -182,8 +191,8 @@ def _kernel(module: AnsibleModule, auditctl: Optional[str]) -> Optional[_audit_k
         if "audit" in module.params["allow_unenforced"]:
             return None
         module.fail_json(
-            msg=f"audit_rules: the control 'audit' cannot be had on this host: {error}. Nothing that an agent does would be"
-            " recorded. Use a kernel with audit (no container), or accept it with agent_host_allow_unenforced: [audit]."
+            msg=f"audit_rules: the control 'audit' cannot be had on this host: {error}. Nothing that an agent does would"
+            " be recorded. Use a kernel with audit (no container), or accept it with agent_host_allow_unenforced: [audit]."
         )
     return None
 
@@ -220,7 +229,9 @@ def _ensure(module: AnsibleModule) -> None:
     kernel = kernel or _audit_kernel.Kernel({}, "")
     rules = _wanted(module)
     plan = _audit_rules.plan(rules, kernel.listing)
-    settings = _audit_rules.setting_lines(kernel.status, module.params["backlog_limit"], module.params["backlog_wait_time"])
+    settings = _audit_rules.setting_lines(
+        kernel.status, module.params["backlog_limit"], module.params["backlog_wait_time"]
+    )
     stale = [item for item in _documents(module, rules) if item.before != item.after]
     differs = bool(plan.delete or plan.add)
     if not module.check_mode:

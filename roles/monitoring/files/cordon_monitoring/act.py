@@ -15,6 +15,7 @@ from . import socket_address
 Record = Mapping[str, str]
 
 _PROFILE = re.compile(r"cordon\.([a-z][a-z0-9_]*)")
+_LONGEST = 1000  # characters of one argument in the event log
 _CURRENT_DIRECTORY = "AT_FDCWD"
 
 
@@ -24,6 +25,11 @@ class AuditEvent(NamedTuple):
     seconds: float
     stamp: str  # "1700000000.123:456", unique on this host
     records: list[dict[str, str]]
+
+
+def _cut(argument: str) -> str:
+    """An argument may be 128 KiB long; the audit log has all of it."""
+    return argument if len(argument) <= _LONGEST else f"{argument[:_LONGEST]}... ({len(argument)} characters)"
 
 
 class Act:
@@ -82,13 +88,15 @@ class Act:
                     match = re.fullmatch(r"a(\d+)(\[\d+\])?", name)
                     if match:
                         parts[int(match[1])] = parts.get(int(match[1]), "") + value
-        return [parts[number] for number in sorted(parts)]
+        return [_cut(parts[number]) for number in sorted(parts)]
 
     def path(self) -> str | None:
         """The path acted on: AppArmor's is resolved and whole; else PATH, made absolute with CWD."""
         if self.verdict().get("name"):
             return self.verdict()["name"]
-        items = [item for item in self.event.records if item["type"] == "PATH" and item.get("name", "(null)") != "(null)"]
+        items = [
+            item for item in self.event.records if item["type"] == "PATH" and item.get("name", "(null)") != "(null)"
+        ]
         named = [item for item in items if item.get("nametype") not in ("PARENT", "UNKNOWN")] or items
         return self._absolute(named[0]["name"]) if named else None
 

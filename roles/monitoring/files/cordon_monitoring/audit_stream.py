@@ -27,13 +27,17 @@ _STAMP = re.compile(r"msg=audit\((\d+\.\d+:\d+)\)")
 _GIVE_UP = 60.0  # seconds
 
 # Left as the record has them: numbers that decisions rest on, and bytes that we decode ourselves.
-_RAW = frozenset({"uid", "auid", "euid", "fsuid", "ouid", "pid", "ppid", "exit", "success", "saddr", "item", "nametype"})
+_RAW = frozenset(
+    {"uid", "auid", "euid", "fsuid", "ouid", "pid", "ppid", "exit", "success", "saddr", "item", "nametype"}
+)
 
 
 class AuditStream:
     """Whole events from the log. `safe_cursor` never passes an event that was not yielded."""
 
-    def __init__(self, path: Path = AUDIT_LOG, cursor: Cursor | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, path: Path = AUDIT_LOG, cursor: Cursor | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.tail = LogTail(path, cursor)
         self.malformed = 0
         self._clock = clock
@@ -90,9 +94,19 @@ def _records(parser: Any) -> Iterator[dict[str, str]]:
         while True:
             name = parser.get_field_name()
             if name != "type":
-                record[name] = parser.get_field_str() if name in _RAW else parser.interpret_field()
+                record[name] = _value(parser, name)
             if not parser.next_field():
                 break
         yield record
         if not parser.next_record():
             return
+
+
+def _value(parser: Any, name: str) -> str:
+    raw = str(parser.get_field_str())
+    if name in _RAW:
+        return raw
+    decoded = str(parser.interpret_field())
+    # A field that libauparse has no notion of comes back with its quotes; one that it decoded has none,
+    # and quotes in it are its own.
+    return raw.strip('"') if decoded == raw else decoded

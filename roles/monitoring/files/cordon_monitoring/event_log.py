@@ -86,7 +86,7 @@ class EventLog:
 
 
 def _ids_of(data: bytes) -> set[str]:
-    found = set()
+    found: set[str] = set()
     for line in data.splitlines():
         try:
             event = json.loads(line)

@@ -35,7 +35,9 @@ class Limiter:
 
     def allow(self, event: Event) -> bool:
         """True: write it. A process start is only under the agent's ceiling: every one of them counts."""
-        keys = [("agent", event["agent"])] + ([] if event["kind"] == "process" and event["outcome"] == "allowed" else [_same(event)])
+        keys = [("agent", event["agent"])] + (
+            [] if event["kind"] == "process" and event["outcome"] == "allowed" else [_same(event)]
+        )
         for key in keys:
             self._seen[key] = self._seen.get(key, 0) + 1
         over = next((key for key in keys if self._seen[key] > self._limits[str(key[0])]), None)

@@ -75,7 +75,7 @@ class LogTail:
             found = [path for path in chain if self._is_cursor_file(path)]
             self.gaps += 0 if found else 1
             chosen = found[0] if found else chosen
-        self._start(open(chosen, "rb"))
+        self._start(open(chosen, "rb"))  # noqa: SIM115
         return True
 
     def _chain(self) -> list[Path]:
@@ -117,10 +117,10 @@ class LogTail:
         """The next newer file, opened, if the current one was rotated away."""
         assert self._file
         inode = os.fstat(self._file.fileno()).st_ino
+        if not self._path.exists() or self._path.stat().st_ino == inode:
+            return None
         chain = self._chain()
         place = [number for number, path in enumerate(chain) if path.stat().st_ino == inode]
-        if not chain or place == [0]:
-            return None
         self.gaps += 0 if place else 1
         return open(chain[place[0] - 1] if place else chain[-1], "rb")
 

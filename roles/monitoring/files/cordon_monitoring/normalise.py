@@ -23,17 +23,42 @@ _DENIALS = frozenset({"EACCES", "EPERM", "EROFS"})
 NETWORK_FAILURES = frozenset({"EHOSTUNREACH", "ECONNREFUSED", "ENETUNREACH"})
 _EXEC_CALLS = frozenset({"execve", "execveat"})
 _CONNECT_CALLS = frozenset({"connect", "sendto", "sendmsg", "socketcall"})
-_NETWORK_OPERATIONS = frozenset({
-    "create", "connect", "bind", "listen", "accept", "sendmsg", "recvmsg", "getsockopt", "setsockopt",
-    "getsockname", "getpeername", "shutdown",
-})
+_NETWORK_OPERATIONS = frozenset(
+    {
+        "create",
+        "connect",
+        "bind",
+        "listen",
+        "accept",
+        "sendmsg",
+        "recvmsg",
+        "getsockopt",
+        "setsockopt",
+        "getsockname",
+        "getpeername",
+        "shutdown",
+    }
+)
 # System calls on other processes and on the machine; the audit rules ask for their refusals.
 _PROCESS_CALLS = frozenset({"kill", "tgkill", "ptrace", "mount", "umount2", "unshare", "setns", "chroot", "bpf"})
 # AppArmor's names for things that are neither a file, nor a connection, nor the start of a program.
-_PROCESS_OPERATIONS = frozenset({
-    "capable", "ptrace", "signal", "change_profile", "change_onexec", "change_hat", "stack", "stack_onexec",
-    "userns_create", "mount", "umount", "pivotroot", "io_uring",
-})
+_PROCESS_OPERATIONS = frozenset(
+    {
+        "capable",
+        "ptrace",
+        "signal",
+        "change_profile",
+        "change_onexec",
+        "change_hat",
+        "stack",
+        "stack_onexec",
+        "userns_create",
+        "mount",
+        "umount",
+        "pivotroot",
+        "io_uring",
+    }
+)
 
 
 def audit_event(event: AuditEvent, by_uid: Mapping[int, str], host: str) -> Event | None:
@@ -88,7 +113,10 @@ def _user(act: Act) -> dict[str, int | None]:
     """Numbers of the user and of the login behind it (null: no login, a service)."""
     uid, login = act.syscall.get("uid", ""), act.syscall.get("auid", "")
     unset = login in ("4294967295", "-1")
-    return {"uid": int(uid) if uid.isdigit() else None, "login_uid": int(login) if login.isdigit() and not unset else None}
+    return {
+        "uid": int(uid) if uid.isdigit() else None,
+        "login_uid": int(login) if login.isdigit() and not unset else None,
+    }
 
 
 def _process(found: Event, act: Act) -> Event | None:

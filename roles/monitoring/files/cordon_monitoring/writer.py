@@ -134,7 +134,9 @@ class Writer:
             self._host_alert(alert_rules.AUDIT_OFF, "the kernel does not audit: acts of agents are not recorded", now)
         gaps = self._audit.tail.gaps + self._kernel.gaps
         if gaps > self._gaps:
-            self._host_alert(alert_rules.GAP, "a log was rotated away before it was read: acts of agents are missing", now)
+            self._host_alert(
+                alert_rules.GAP, "a log was rotated away before it was read: acts of agents are missing", now
+            )
         self._gaps = gaps
         self._report(status)
 

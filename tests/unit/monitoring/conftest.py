@@ -1,0 +1,34 @@
+# Copyright: the cordon.agent_host authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Make the event writer's package importable, and give tests what a booted guest recorded.
+
+samples/bookworm.audit.log     lines of auditd 3.0.9 on kernel 6.1, acts of agent `probe` (uid 999)
+samples/bookworm.records.json  the same, as libauparse 3.0.9 decodes them (test_audit_stream.py holds them equal)
+samples/bookworm.kernel.jsonl  nftables' lines as `journalctl --output=json` gives them
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Dict
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+SAMPLES = Path(__file__).parent / "samples"
+PROGRAM = REPOSITORY / "roles" / "monitoring" / "files"
+
+sys.path.insert(0, str(PROGRAM))
+
+from cordon_monitoring.act import AuditEvent
+
+
+@pytest.fixture(scope="session")
+def acts() -> Dict[int, AuditEvent]:
+    """The recorded acts, by serial number."""
+    listed = json.loads((SAMPLES / "bookworm.records.json").read_text())
+    events = [AuditEvent(*fields) for fields in listed]
+    return {int(event.stamp.split(":")[1]): event for event in events}
