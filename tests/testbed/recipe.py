@@ -19,7 +19,7 @@ BASE = (
 # leaves them out, so that the roles' own installing is exercised.
 ROLES = (
     "acl", "apparmor", "apparmor-utils", "auditd", "nftables", "gocryptfs", "fuse3",
-    "python3-jmespath", "python3-audit", "git",
+    "python3-jmespath", "python3-audit", "git", "python3-venv",
 )
 # Under emulation each of these costs seconds of a boot, or takes apt's lock behind a test's back.
 MASKED = (
