@@ -59,7 +59,9 @@ def evaluate(checks: Sequence[Check], facts: Mapping[str, Any], agent: Optional[
     preflight: only the checks that must hold before an agent starts.
     Raises ChecksError when jmespath is missing, a check is malformed, or `agent` has no facts.
     """
-    mistakes = validate(checks)
+    # A preflight pays for parsing its own expressions only: the parser is pure Python, and an agent waits for it.
+    chosen = [check for check in checks if check.get("preflight") or not preflight]
+    mistakes = validate(chosen)
     if mistakes:
         raise ChecksError("bad checks: " + "; ".join(mistakes))
     agents = facts.get("agents") or {}
@@ -67,7 +69,7 @@ def evaluate(checks: Sequence[Check], facts: Mapping[str, Any], agent: Optional[
         raise ChecksError("no facts were collected for agent %r: is it in /etc/cordon/manifest.json?" % agent)
     names = sorted(agents) if agent is None else [agent]
     return [_judge(check, facts, name)
-            for check in checks if check.get("preflight") or not preflight
+            for check in chosen
             for name in ([None] if check["scope"] == "host" else names)]
 
 
@@ -177,6 +179,9 @@ def _holds(check: Check, result: Result) -> bool:
     if observed is None or expected is None:
         # Absence is a pass only where the check's author wrote `expected: null` himself.
         return observed is None and "expected" in check and check["expected"] is None
+    if "expected_from" in check and _has_null(observed):
+        # Two values that both could not be read are no agreement.
+        return False
     if result["compare"] == "equal":
         return _same(observed, expected)
     if not (_is_number(observed) and _is_number(expected)):
@@ -193,6 +198,14 @@ def _same(left: Any, right: Any) -> bool:
     if isinstance(left, list) and isinstance(right, list):
         return len(left) == len(right) and all(_same(a, b) for a, b in zip(left, right))
     return bool(left == right)
+
+
+def _has_null(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(_has_null(item) for item in value.values())
+    if isinstance(value, list):
+        return any(_has_null(item) for item in value)
+    return value is None
 
 
 def _is_number(value: Any) -> bool:

@@ -59,9 +59,9 @@ def collect(run: Run, agents: Optional[Sequence[Mapping[str, Any]]] = None, agen
     run: run(argv, data=None) -> (rc, stdout, stderr), in the C locale; argv[0] is an absolute path.
     agents: the resolved manifest's list; None takes the host's own record, /etc/cordon/manifest.json.
     agent: only this one. A name that the list lacks gives no facts, which evaluate() reports.
-    preflight: leave out what only an auditor needs (systemd's view, sudo, cron, file walks): a third of
-        the time, and the checks marked `preflight` need none of it. Something is about to start, hence
-        `session.active` is true.
+    preflight: leave out what says nothing of the start that is about to happen (units, processes, audit
+        rules, sudo, cron, file walks): a fraction of the time, and the checks marked `preflight` need none
+        of it. Something is about to start, hence `session.active` is true.
     allow_unenforced: the accepted gaps; None takes the host's record.
     root: where the host's files are; not "/" in tests only.
     """
@@ -74,9 +74,9 @@ def collect(run: Run, agents: Optional[Sequence[Mapping[str, Any]]] = None, agen
 
     users = _facts_users.Users(source)
     units = None if preflight else _facts_units.read(source, [entry["name"] for entry in chosen])
-    processes = _facts_processes.read(source, users.agent_uids())
+    processes = None if preflight else _facts_processes.read(source, users.agent_uids())
     apparmor = _facts_apparmor.read(source)
-    audit = _facts_audit.read(source)
+    audit = _facts_audit.read(source, preflight)
     monitoring = _facts_monitoring.read(source)
     host: Dict[str, Any] = {
         "schema": SCHEMA,

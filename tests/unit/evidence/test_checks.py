@@ -72,6 +72,11 @@ def test_nothing_observed_and_nothing_recorded_do_not_agree():
     assert judge({"x": None, "r": None}, expected=..., expected_from="host.r")["status"] == "fail"
 
 
+def test_parts_that_are_null_on_both_sides_do_not_agree():
+    facts = {"x": {"a": 1, "b": [None]}, "r": {"a": 1, "b": [None]}}
+    assert judge(facts, expected=..., expected_from="host.r")["status"] == "fail"
+
+
 def test_an_expression_that_cannot_be_evaluated_is_an_error_and_says_why():
     result = judge({"x": None}, expression="length(host.x)", expected=0)
     assert result["status"] == "error"

@@ -116,8 +116,9 @@ def test_processes_that_could_not_be_read_are_not_in_place():
 def test_status_gives_every_uid_that_a_process_may_act_as():
     text = "Name:\tsu\nState:\tS (sleeping)\nUid:\t0\t1001\t0\t0\n"
     text += "NoNewPrivs:\t0\nSeccomp:\t2\nCapBnd:\t000001ffffffffff\n"
+    assert _facts_processes.owners(text) == [0, 1001, 0, 0]
+    assert _facts_processes.owners("") == []
     assert _facts_processes.parse_status(text) == {
-        "uids": [0, 1001, 0, 0],
         "name": "su",
         "state": "S",
         "no_new_privs": 0,
