@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 MANIFEST = yaml.safe_load((HERE / "shared" / "group_vars" / "all.yml").read_text())
 AGENTS: list[dict[str, Any]] = MANIFEST["agent_host_agents"]
 
-# Booted kernels have both; what a container lacks is waived in default/molecule.yml.
+# Booted kernels have both; what a container lacks is waived in shared/host_vars.
 KERNEL = os.environ.get("MOLECULE_SCENARIO_NAME") != "default"
 
 
