@@ -142,9 +142,11 @@ def _agent_lines(architecture: Architecture, who: str) -> List[str]:
 
 
 def parse(line: str) -> Rule:
-    """Read one rule as a rules file or ``auditctl -l`` writes it (versions 3 and 4 differ); ValueError if it is none."""
+    """Read a rule as a rules file or ``auditctl -l`` writes it (versions 3 and 4 differ); ValueError if it is none."""
     words = shlex.split(line)
-    kind, calls, fields = "", [], []  # type: str, List[str], List[str]
+    kind = ""
+    calls: List[str] = []
+    fields: List[str] = []
     if len(words) % 2:
         raise ValueError(f"not an audit rule: {line!r}")
     for option, value in zip(words[::2], words[1::2]):

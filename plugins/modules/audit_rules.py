@@ -11,8 +11,8 @@ version_added: 0.1.0
 description:
   - Makes the kernel record every program that the given users start, every file access and connection that was
     refused to them, and every write to the directories that hold their confinement.
-  - Compares with the rules that the kernel has loaded, not with a file, and keeps them in files of its own for the next boot.
-  - Rules with other keys than C(cordon-exec), C(cordon-denied), C(cordon-connect) and C(cordon-tamper) stay as they are.
+  - Compares with the rules that the kernel has loaded, not with a file. Files of its own bring them back at boot.
+  - Only rules with the keys C(cordon-exec), C(cordon-denied), C(cordon-connect) and C(cordon-tamper) are touched.
   - Records go by uid, because a systemd service has no login uid.
 extends_documentation_fragment:
   - cordon.agent_host.attributes
@@ -25,11 +25,17 @@ options:
     required: true
   tamper_paths:
     description:
-      - Directories of which every write is recorded, whoever it is by.
+      - Directories and files of which every write is recorded, whoever it is by.
       - One that does not exist is left out and named in a warning.
     type: list
     elements: path
-    default: [/etc/cordon, /usr/lib/cordon, /etc/apparmor.d, /etc/systemd/system, /etc/audit]
+    default:
+      - /etc/cordon
+      - /usr/lib/cordon
+      - /etc/apparmor.d
+      - /etc/systemd/system
+      - /etc/audit/rules.d
+      - /etc/audit/auditd.conf
   backlog_limit:
     description: Records that the kernel may hold for the audit daemon. A larger value that is already set stays.
     type: int
@@ -96,6 +102,15 @@ from ansible_collections.cordon.agent_host.plugins.module_utils import _audit_ke
 RULES_FILE = "50-cordon.rules"
 # augenrules goes by name, digits first: only a name after Debian's own `audit.rules` has the last word.
 SETTINGS_FILE = "zz-cordon.rules"
+# Not /etc/audit: auditd itself writes its collected rules there whenever it starts.
+TAMPER_PATHS = [
+    "/etc/cordon",
+    "/usr/lib/cordon",
+    "/etc/apparmor.d",
+    "/etc/systemd/system",
+    "/etc/audit/rules.d",
+    "/etc/audit/auditd.conf",
+]
 # In a check before the first run they do not exist yet, but will when the rules are loaded.
 _MADE_BY_OUR_ROLES = ("/etc/cordon", "/usr/lib/cordon")
 
@@ -125,7 +140,7 @@ def _uids(module: AnsibleModule) -> List[int]:
 
 def _wanted(module: AnsibleModule) -> List[str]:
     paths = [path.rstrip("/") for path in module.params["tamper_paths"]]
-    missing = [path for path in paths if not os.path.isdir(path)]
+    missing = [path for path in paths if not os.path.exists(path)]
     if missing and not module.check_mode:
         module.warn("audit_rules: not watched because not there: " + ", ".join(missing))
     absent = [path for path in missing if not (module.check_mode and path in _MADE_BY_OUR_ROLES)]
@@ -191,8 +206,8 @@ def _kernel(module: AnsibleModule, auditctl: Optional[str]) -> Optional[_audit_k
         if "audit" in module.params["allow_unenforced"]:
             return None
         module.fail_json(
-            msg=f"audit_rules: the control 'audit' cannot be had on this host: {error}. Nothing that an agent does would"
-            " be recorded. Use a kernel with audit (no container), or accept it with agent_host_allow_unenforced: [audit]."
+            msg=f"audit_rules: the control 'audit' cannot be had on this host: {error}. Nothing that an agent does"
+            " would be recorded. Use a kernel with audit (no container), or accept that: agent_host_allow_unenforced: [audit]."
         )
     return None
 
@@ -257,7 +272,7 @@ def main() -> None:
             "tamper_paths": {
                 "type": "list",
                 "elements": "path",
-                "default": ["/etc/cordon", "/usr/lib/cordon", "/etc/apparmor.d", "/etc/systemd/system", "/etc/audit"],
+                "default": TAMPER_PATHS,
             },
             "backlog_limit": {"type": "int", "default": 8192},
             "backlog_wait_time": {"type": "int", "default": 0},
