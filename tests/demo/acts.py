@@ -61,7 +61,7 @@ def _file_acts() -> list[Act]:
             f"cat /srv/agents/{AGENT}/.vault/github_token",
             False,
             True,
-            on_path("github_token", "allowed"),
+            lambda event: on_path("github_token", "allowed")(event) and str(event.get("program")).endswith("/cat"),
         ),
         Act(
             "read another agent's secret",

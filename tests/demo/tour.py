@@ -75,8 +75,9 @@ def line(event: Event | None) -> str:
     if event["kind"] == "connection":
         what = f"{event['address']} port {event['port']}"
     else:
-        what = event.get("path") or " ".join(event.get("argv") or [])
-    return f"{event['kind']} {event['outcome']}: {what} ({event.get('reason') or event.get('program')})"
+        what = " ".join(event.get("argv") or []) or event.get("path")
+    why = event.get("reason") or event.get("program") or event.get("source")
+    return f"{event['kind']} {event['outcome']}: {what} ({why})"
 
 
 def judged(could: bool, should: bool) -> str:

@@ -32,6 +32,8 @@ def read(
     """Events since an ISO 8601 UTC time, of one agent or all; also from the last rotated file."""
     files = [path for path in (f"{log}.1", log) if os.path.exists(path)]
     found = [event for path in files for event in lines(path, since, agent)]
+    # The log is in the order of writing; two sources, the audit trail and the firewall, feed it.
+    found.sort(key=lambda event: str(event.get("time", "")))
     return [event for event in found if not denied or event.get("outcome") == "denied"]
 
 
