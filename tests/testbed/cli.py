@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -15,11 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from testbed import access, guest, image, kvm, provision, run, services, settings, signals
-from testbed.files import need_space
+from testbed.files import need_space, remove_own
 from testbed.settings import Settings
 from testbed.show import Failure, Interrupted, complain, say, step
 
 GUEST_MEGABYTES = 1000
+# All that a test bed makes in its directory.
+OWN = (".lock", "agenthost-*", "cm", "keys", "services", "services.json", "*.jsonl", "inventory.yml", "ssh_config")
 PROGRAMS = {
     "qemu-system-x86_64": "qemu-system-x86", "qemu-img": "qemu-utils",
     "ssh": "openssh-client", "ssh-keygen": "openssh-client",
@@ -82,16 +83,19 @@ def up(chosen: Settings) -> None:
             if absent:
                 _boot(chosen, absent, public_key)
         except BaseException:
-            _stop_useless_services(chosen)
+            _leave_nothing(chosen)
             raise
         names = _write_access(chosen)
     say(f"testbed: {', '.join(names)} {'running' if absent else 'already running'} ({chosen.directory})")
 
 
-def _stop_useless_services(chosen: Settings) -> None:
-    """After a failed start: services without a guest would be left running for nobody."""
-    if not any(guest.running(each) for each in guest.found(chosen.directory)):
+def _leave_nothing(chosen: Settings) -> None:
+    """After a failed start: keep the guests that ran before, and the services for them; without any, nothing."""
+    if any(guest.running(each) for each in guest.found(chosen.directory)):
+        _write_access(chosen)
+    else:
         services.stop(chosen.directory)
+        remove_own(chosen.directory, OWN)
 
 
 def down(chosen: Settings) -> None:
@@ -103,7 +107,7 @@ def down(chosen: Settings) -> None:
         for each in guest.found(chosen.directory):
             say(f"testbed: {each.name} {'ended' if guest.stop(each) else 'was not running'}")
         services.stop(chosen.directory)
-        shutil.rmtree(chosen.directory)
+        remove_own(chosen.directory, OWN)
 
 
 def ssh(chosen: Settings, words: list[str]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from testbed.show import Failure
@@ -32,6 +33,16 @@ def write_atomically(path: Path, text: str, mode: int = 0o644) -> None:
         beside.rename(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def remove_own(directory: Path, patterns: Sequence[str]) -> None:
+    """Remove what matches from a directory, and the directory if nothing else is in it: TESTBED_DIR may be mistyped
+    and name a directory that holds somebody's work."""
+    for pattern in patterns:
+        for path in directory.glob(pattern):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    if not any(directory.iterdir()):
+        directory.rmdir()
 
 
 def need_space(directory: Path, megabytes: int, purpose: str) -> None:
