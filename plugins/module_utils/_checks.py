@@ -137,20 +137,18 @@ def _judge(check: Check, facts: Mapping[str, Any], name: Optional[str]) -> Resul
         "compare": check.get("compare") or "equal",
         "remedy": check["remedy"].replace("{agent}", name or "NAME").strip(), "controls": dict(check["controls"]),
     }
-    lacking = _lacking(check.get("needs"), facts)
-    if lacking is not None:
-        result.update(lacking)
-        return result
     jmespath = _jmespath()
     data = {"host": facts, "agent": (facts.get("agents") or {}).get(name)}
+    lacking = _lacking(check.get("needs"), facts)
     try:
-        result["observed"] = jmespath.search(check["expression"], data)
         if "expected_from" in check:
             result["expected"] = jmespath.search(check["expected_from"], data)
+        result.update(lacking or {"observed": jmespath.search(check["expression"], data)})
     except jmespath.exceptions.JMESPathError as problem:
         result.update(status=ERROR, observed=" ".join(str(problem).split()))
         return result
-    result["status"] = PASS if _holds(check, result) else FAIL
+    if lacking is None:
+        result["status"] = PASS if _holds(check, result) else FAIL
     return result
 
 

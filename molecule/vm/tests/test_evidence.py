@@ -1,0 +1,118 @@
+# Copyright: the cordon.agent_host authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Evidence on a booted kernel: it agrees with an independent look, and it finds what somebody broke."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EVIDENCE = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "evidence"
+OUTSIDE = "systemd-run --quiet --collect --unit=outside --property=User=agent-scout /usr/bin/sleep 600"
+
+
+@pytest.fixture(scope="module", name="evidence")
+def fixture_evidence() -> dict[str, Any]:
+    """What the last run of the site wrote on the controller."""
+    return json.loads((EVIDENCE / "agenthost-1.json").read_text(encoding="utf-8"))
+
+
+def attention(host: Any) -> set[str]:
+    """The checks that fail in `cordonctl status`, or cannot be judged, right now."""
+    answer = host.run("cordonctl status --json")
+    assert answer.stdout, answer.stderr
+    return {r["id"] for r in json.loads(answer.stdout)["attention"] if r["status"] in ("fail", "error")}
+
+
+def test_every_check_passes_on_a_provisioned_host(evidence: dict[str, Any]) -> None:
+    declined = {name for name, value in evidence["facts"]["support"].items() if value == "declined"}
+    assert declined <= {"webhook", "heartbeat"}
+    assert [r["id"] for r in evidence["results"] if r["status"] in ("fail", "error")] == []
+    assert evidence["summary"]["not_enforced"] == len(declined)
+    assert evidence["summary"]["pass"] > 60
+
+
+def test_the_host_itself_sees_the_same(host: Any) -> None:
+    assert attention(host) == set()
+
+
+@pytest.mark.parametrize("agent", ["scout", "scribe"])
+def test_labels_are_those_of_the_kernel(host: Any, agent: str) -> None:
+    pids = host.check_output(f"pgrep -u agent-{agent}").split()
+    labels = {host.check_output(f"cat /proc/{pid}/attr/current").strip("\0\n ") for pid in pids}
+    mode = "enforce" if agent == "scout" else "mixed"
+    assert labels == {f"cordon.{agent}//&cordon.{agent}.main ({mode})"}
+
+
+def test_the_recorded_ruleset_is_the_kernels(host: Any) -> None:
+    listing = host.run("nft --stateless list table inet cordon").stdout
+    recorded = json.loads(host.file("/etc/cordon/firewall.json").content_string)
+    assert hashlib.sha256(listing.encode()).hexdigest() == recorded["sha256"]
+
+
+def test_the_sum_is_that_of_the_facts(evidence: dict[str, Any]) -> None:
+    text = json.dumps(evidence["facts"], sort_keys=True, separators=(",", ":"))
+    assert hashlib.sha256(text.encode()).hexdigest() == evidence["sha256"]
+
+
+def test_the_page_stands_alone_and_tells_every_check(evidence: dict[str, Any]) -> None:
+    page = (EVIDENCE / "agenthost-1.html").read_text(encoding="utf-8")
+    assert all(word not in page for word in ("<script", "<link", "<img", "src=", "@import", "url("))
+    assert all(result["id"] in page for result in evidence["results"])
+
+
+def test_no_secret_is_in_the_evidence() -> None:
+    for path in EVIDENCE.iterdir():
+        assert "molecule-" not in path.read_text(encoding="utf-8"), path
+
+
+DRIFTS = {
+    "cage-enforcing": (
+        "apparmor_parser -C -r /etc/apparmor.d/cordon.scribe",
+        "apparmor_parser -r /etc/apparmor.d/cordon.scribe",
+    ),
+    "firewall-loaded": ("nft delete table inet cordon", "systemctl reload-or-restart cordon-firewall"),
+    "firewall-as-recorded": (
+        "nft insert rule inet cordon output accept",
+        "systemctl reload-or-restart cordon-firewall",
+    ),
+    "records-belong-to-root": ("chmod o+w /etc/cordon/manifest.json", "chmod o-w /etc/cordon/manifest.json"),
+    "user-in-no-privileged-group": ("gpasswd -a agent-scout adm", "gpasswd -d agent-scout adm"),
+    "user-does-not-linger": ("touch /var/lib/systemd/linger/agent-scout", "rm /var/lib/systemd/linger/agent-scout"),
+    "limits-in-force": (
+        "systemctl set-property --runtime cordon-scout.slice MemoryMax=infinity",
+        "systemctl revert cordon-scout.slice",
+    ),
+    "audit-on": ("auditctl -e 0", "auditctl -e 1"),
+    "processes-confined": (OUTSIDE, "systemctl stop outside"),
+    "processes-sandboxed": (OUTSIDE, "systemctl stop outside"),
+}
+
+
+@pytest.mark.parametrize("check", DRIFTS)
+def test_what_somebody_broke_is_found_and_its_repair_too(host: Any, check: str) -> None:
+    breaks, mends = DRIFTS[check]
+    try:
+        assert host.run(f"mkdir -p /var/lib/systemd/linger; {breaks}").rc == 0
+        assert check in attention(host)
+    finally:
+        mended = host.run(mends)
+    assert mended.rc == 0, mended.stderr
+    assert check not in settled(host)
+
+
+def settled(host: Any) -> set[str]:
+    """What still asks for attention once restarts have had a moment."""
+    for _attempt in range(5):
+        found = attention(host)
+        if not found:
+            break
+        time.sleep(2)
+    return found
