@@ -29,6 +29,9 @@ def explain(purpose: str, log: str, lines: int = 15) -> str:
     """One message for a failed helper from its log."""
     if any(sign in log for sign in _FULL):
         return f"{purpose} failed: the disk is full. Free some space, or point XDG_CACHE_HOME at a larger disk."
+    unreachable = [line.strip() for line in log.splitlines() if "E: Failed to fetch" in line]
+    if unreachable:
+        return f"{purpose} failed: the package archive does not serve it ({unreachable[0]}). See TESTBED_MIRROR."
     tail = "\n  ".join(log.strip().splitlines()[-lines:])
     return f"{purpose} failed; the end of its output:\n  {tail}"
 

@@ -83,6 +83,11 @@ def test_a_full_disk_is_named_as_such():
     assert run.explain("building", "one\ntwo", lines=1) == "building failed; the end of its output:\n  two"
 
 
+def test_an_unreachable_archive_is_named_with_the_variable():
+    message = run.explain("building", "Ign:1 x\nE: Failed to fetch http://a.example/x  Could not connect\nE: more")
+    assert "a.example" in message and "TESTBED_MIRROR" in message and "\n" not in message
+
+
 def test_a_missing_program_is_named_by_its_package():
     with pytest.raises(Failure, match="apt-get install one two"):
         run.need_programs({"no-such-program-1": "two", "no-such-program-2": "one", "sh": "dash"})
