@@ -44,7 +44,9 @@ def apparmor_packages(agents: list[dict[str, Any]]) -> list[str]:
     try:
         return _apparmor_render.packages(agents, load_catalogue())
     except (KeyError, TypeError) as error:
-        raise AnsibleFilterError(f"apparmor_packages: {error!r}: pass the manifest through cordon.agent_host.agents first") from error
+        raise AnsibleFilterError(
+            f"apparmor_packages: {error!r}: pass the manifest through cordon.agent_host.agents first"
+        ) from error
     except (Refused, CatalogueError) as error:
         raise AnsibleFilterError(f"apparmor_packages: {error}") from error
 

@@ -45,7 +45,9 @@ def apparmor_profiles(agents: list[dict[str, Any]]) -> list[dict[str, str]]:
         catalogue = load_catalogue()
         return [profile for agent in agents for profile in _apparmor_render.profiles(agent, catalogue)]
     except (KeyError, TypeError) as error:
-        raise AnsibleFilterError(f"apparmor_profiles: {error!r}: pass the manifest through cordon.agent_host.agents first") from error
+        raise AnsibleFilterError(
+            f"apparmor_profiles: {error!r}: pass the manifest through cordon.agent_host.agents first"
+        ) from error
     except (Refused, CatalogueError) as error:
         raise AnsibleFilterError(f"apparmor_profiles: {error}") from error
 

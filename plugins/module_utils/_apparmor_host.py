@@ -81,16 +81,16 @@ def check(run: Run, parser: str, scratch: str, profiles: List[Wanted]) -> None:
     for profile in profiles:
         with open(os.path.join(scratch, profile.name), "w", encoding="utf-8", newline="") as file:
             file.write(profile.text)
-    _parse(run, [parser] + CHECK + [os.path.join(scratch, profile.name) for profile in profiles], profiles, "nothing was changed")
+    _parse(run, [parser] + CHECK, scratch, profiles, "nothing was changed")
 
 
 def load(run: Run, parser: str, directory: str, profiles: List[Wanted]) -> None:
     """Load the written files in one call, and leave their compiled form for the next boot."""
-    _parse(run, [parser] + LOAD + [os.path.join(directory, profile.name) for profile in profiles], profiles, "the kernel refused")
+    _parse(run, [parser] + LOAD, directory, profiles, "it was not loaded")
 
 
-def _parse(run: Run, argv: List[str], profiles: List[Wanted], outcome: str) -> None:
-    code, out, err = run(argv)
+def _parse(run: Run, argv: List[str], directory: str, profiles: List[Wanted], outcome: str) -> None:
+    code, out, err = run(argv + [os.path.join(directory, profile.name) for profile in profiles])
     # snapd's experience: some releases report a parser error and exit with 0.
     if code or "parser error" in err:
         raise Failed("%s; %s" % (explain(err or out, {profile.name: profile.text for profile in profiles}), outcome))

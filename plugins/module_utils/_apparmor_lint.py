@@ -29,7 +29,9 @@ FORBIDDEN: List[Tuple[str, str]] = [
     (r"^deny\b", "a silent denial: write audit deny"),
 ]
 # Places where nothing may be granted for writing: the controls, and what the kernel trusts.
-UNWRITABLE = re.compile(r"^(?:audit )?(?:owner )?/(?:\*\*|\{?etc|usr|boot|sys|proc/sys|proc/\S*attr|var/lib/cordon|root|home)\S* \S*[wal]")
+UNWRITABLE = re.compile(
+    r"^(?:audit )?(?:owner )?/(?:\*\*|\{?etc|usr|boot|sys|proc/sys|proc/\S*attr|var/lib/cordon|root|home)\S* \S*[wal]"
+)
 FILE = re.compile(r"^(?:audit deny |audit )?(?:owner )?(/\S*) [mrwklix]+,$")
 ENTRY = re.compile(r"^/usr/lib/cordon/entry pix -> &cordon\.[a-z][a-z0-9_]*\.main,$")
 OTHER = re.compile(r"^(?:network|signal|ptrace|unix) [a-z0-9 (),=\"./&_]+,$")

@@ -17,7 +17,9 @@ PREFIX = "cordon."
 NAME = re.compile(r"cordon\.[a-z0-9_]+(?:\.[a-z0-9_-]+)*")
 MODES = ("enforce", "complain")
 HEAD = re.compile(r"^profile (\S+)(?: flags=\(([^)]*)\))? \{$", re.MULTILINE)
-ERROR = re.compile(r"parser error for (?P<file>\S+?)(?: in (?:profile )?(?P<where>\S+))? at line (?P<line>\d+): (?P<what>.*)")
+ERROR = re.compile(
+    r"parser error for (?P<file>\S+?)(?: in (?:profile )?(?P<where>\S+))? at line (?P<line>\d+): (?P<what>.*)"
+)
 
 Kernel = Mapping[str, Mapping[str, Optional[str]]]  # name -> {mode, hash}
 Record = Mapping[str, Mapping[str, Any]]  # name -> {mode, hash, source_sha256}
@@ -56,13 +58,14 @@ def mistakes(wanted: Iterable[Wanted]) -> List[str]:
     for profile in wanted:
         seen[profile.name] = seen.get(profile.name, 0) + 1
         if not NAME.fullmatch(profile.name):
-            found.append("%r is not a name of ours: begin it with cordon. and use a-z, 0-9, _ and dots" % profile.name)
+            found.append("%r is not a name of ours: use cordon., then a-z, 0-9, _ and dots" % profile.name)
             continue
         heads = HEAD.findall(profile.text)
         if [name for name, _flags in heads] != [profile.name]:
-            found.append("profile %s: its text must have exactly one line `profile %s {`" % (profile.name, profile.name))
+            found.append("profile %s: its text must open exactly that one profile" % profile.name)
         elif ("complain" in heads[0][1].split(", ")) != (profile.mode == "complain"):
-            found.append("profile %s: mode is %s, but its text has flags=(%s)" % (profile.name, profile.mode, heads[0][1]))
+            shape = (profile.name, profile.mode, heads[0][1])
+            found.append("profile %s: mode is %s, but its text has flags=(%s)" % shape)
     return found + ["profile %s is given %d times" % (name, count) for name, count in sorted(seen.items()) if count > 1]
 
 

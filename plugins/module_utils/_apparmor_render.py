@@ -42,9 +42,9 @@ def profiles(agent: Dict[str, Any], catalogue: Catalogue) -> List[Dict[str, str]
 
 
 def packages(agents: List[Dict[str, Any]], catalogue: Catalogue) -> List[str]:
-    """The Debian packages of every tool that an agent has, sorted. Raises Refused for a tool that the catalogue lacks."""
-    found = {package for agent in agents for name, _title in _granted(agent, catalogue) for package in catalogue[name]["packages"]}
-    return sorted(found)
+    """The Debian packages of every tool that an agent has, sorted. Raises Refused where the catalogue lacks a tool."""
+    tools = {name for agent in agents for name, _title in _granted(agent, catalogue)}
+    return sorted({package for name in tools for package in catalogue[name]["packages"]})
 
 
 def _profile(name: str, agent: str, mode: str, purpose: str, blocks: List[Block]) -> Dict[str, str]:
@@ -92,8 +92,9 @@ def _granted(agent: Dict[str, Any], catalogue: Catalogue) -> List[Tuple[str, str
     if missing:
         raise Refused("agents[%s].tools: the catalogue lacks %s" % (agent["name"], ", ".join(missing)))
     implicit = {name for name, tool in catalogue.items() if tool.get("implicit")}
+    asked = "agents[%s].tools: %%s" % agent["name"]
     return ([(name, "every agent has tool " + name) for name in sorted(implicit)]
-            + [(name, "agents[%s].tools: %s" % (agent["name"], name)) for name in sorted(granted - implicit)])
+            + [(name, asked % name) for name in sorted(granted - implicit)])
 
 
 def _tools(agent: Dict[str, Any], catalogue: Catalogue) -> List[Block]:
@@ -123,7 +124,8 @@ def _home(agent: Dict[str, Any]) -> Block:
 def _secrets(agent: Dict[str, Any], audited: bool) -> Block:
     vault, verdict = literal(agent["home"]) + "/.vault/", "audit" if audited else ""
     rules = [Rule(literal(vault + secret["name"]), "r", verdict=verdict) for secret in agent["secrets"]]
-    return Block("agents[%s].secrets: each read leaves a record" % agent["name"], lines(rules + [Rule(vault, "r")]) if rules else [])
+    title = "agents[%s].secrets%s" % (agent["name"], ": each read leaves a record" if audited else "")
+    return Block(title, lines(rules + [Rule(vault, "r")]) if rules else [])
 
 
 def _shared(agent: Dict[str, Any]) -> Block:

@@ -16,9 +16,9 @@ from typing import Any, Dict, List, NamedTuple
 
 LITERAL = re.compile(r"(?:/[A-Za-z0-9._@+=:-]+)+")
 PATTERN = re.compile(r"/(?:[A-Za-z0-9._@+=:/*?{},^-]|\[|\]|\\\[)*")
-# x stands for ix: whatever is started stays inside the profiles that it was started from. Nothing else can be asked for.
+# x stands for ix: whatever is started stays inside the profiles that it was started from. There is no other kind.
 ACCESS = "mrwklx"
-ENDS = "//"
+CANNOT = "cannot stand in an AppArmor profile: write an absolute path"
 
 
 class Refused(ValueError):
@@ -38,7 +38,7 @@ class Rule(NamedTuple):
     verdict: str = ""
 
     def line(self) -> str:
-        """The rule as policy; letters in a fixed order, x written ix except in a denial, where the kind is meaningless."""
+        """The rule as policy; letters in a fixed order, x written ix except in a denial, which has no kinds of exec."""
         letters = "".join(letter for letter in ACCESS if letter in self.access)
         if self.verdict != "audit deny":
             letters = letters.replace("x", "ix")
@@ -49,14 +49,14 @@ class Rule(NamedTuple):
 def literal(path: str) -> str:
     """Return the path if it is plain, else raise Refused."""
     if not isinstance(path, str) or not LITERAL.fullmatch(path) or {".", ".."} & set(path.split("/")):
-        raise Refused("%r cannot stand in an AppArmor profile: write an absolute path of letters, digits and . _ @ + = : -" % (path,))
+        raise Refused("%r %s of letters, digits and . _ @ + = : -" % (path, CANNOT))
     return str(path)
 
 
 def pattern(path: str) -> str:
     """Return the pattern if it is harmless and its brackets close, else raise Refused."""
-    if not isinstance(path, str) or not PATTERN.fullmatch(path) or "@{" in path or ENDS in path or not _balanced(path):
-        raise Refused("%r cannot stand in an AppArmor profile: write an absolute path, with the globs of apparmor.d(5) at most" % (path,))
+    if not isinstance(path, str) or not PATTERN.fullmatch(path) or "@{" in path or "//" in path or not _balanced(path):
+        raise Refused("%r %s, with the globs of apparmor.d(5) at most" % (path, CANNOT))
     return str(path)
 
 
@@ -69,7 +69,7 @@ def rule(entry: Dict[str, Any]) -> Rule:
     """A rule of the catalogue, {path, access, owner (optional)}, checked."""
     unknown = sorted(set(entry) - {"path", "access", "owner"})
     if unknown:
-        raise Refused("rule of %s: unknown key %s: use path, access and owner" % (entry.get("path"), ", ".join(unknown)))
+        raise Refused("rule of %s: unknown key %s: use path, access, owner" % (entry.get("path"), ", ".join(unknown)))
     access = str(entry.get("access", ""))
     if not access or set(access) - set(ACCESS) or len(set(access)) != len(access) or {"w", "a"} <= set(access):
         raise Refused("rule of %s: access %r: use letters of %s, each once" % (entry.get("path"), access, ACCESS))

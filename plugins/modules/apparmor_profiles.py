@@ -9,19 +9,20 @@ module: apparmor_profiles
 short_description: All AppArmor profiles of the agents, in files and in the kernel, in one call
 version_added: 0.1.0
 description:
-  - Brings the files and the kernel to the wanted set of profiles. Both are compared, so a profile that somebody edited,
-    unloaded, replaced or put in complain is a change, and it is mended.
+  - Brings the files and the kernel to the wanted set of profiles. Both are compared, so a profile that somebody
+    edited, unloaded, replaced or put in complain is a change, and it is mended.
   - Compares with the kernel's own hash of the policy. An unchanged run starts no parser.
-  - Compiles everything before it replaces anything, loads what differs in one call of the parser, and puts files and kernel
-    back if that fails.
-  - Touches only files and profiles whose name begins with C(cordon.). Such a one that is not listed is removed, but never
-    while a process runs under it, because the kernel would set that process free.
+  - Compiles everything before it replaces anything, loads what differs in one call of the parser, and puts files and
+    kernel back if that fails.
+  - Touches only files and profiles whose name begins with C(cordon.). Such a one that is not listed is removed, but
+    never while a process runs under it, because the kernel would set that process free.
 extends_documentation_fragment:
   - cordon.agent_host.attributes
 author: the cordon.agent_host authors (@cordon)
 options:
   profiles:
-    description: Every profile to have, as P(cordon.agent_host.apparmor_profiles#filter) renders them. An empty list removes all.
+    description:
+      - Every profile to have, as P(cordon.agent_host.apparmor_profiles#filter) renders them. An empty list removes all.
     type: list
     elements: dict
     required: true
@@ -54,7 +55,7 @@ options:
     type: path
     default: /etc/apparmor.d
   record:
-    description: Where the module writes which policy hash and mode the kernel had after loading, for those who verify it later.
+    description: Where the module writes which policy hash and mode the kernel had after loading, for whoever verifies.
     type: path
     default: /etc/cordon/apparmor.json
 """
@@ -91,7 +92,9 @@ removed:
   type: list
   elements: str
 compared_by:
-  description: V(hash) where the kernel tells the hash of its policy, V(mode) where it tells the mode only, V(nothing) without AppArmor.
+  description:
+    - V(hash) where the kernel tells the hash of its policy, V(mode) where it tells the mode only, V(nothing) without
+      AppArmor.
   returned: success
   type: str
   sample: hash
@@ -100,11 +103,11 @@ compared_by:
 import fcntl
 import json
 import os
+from contextlib import contextmanager
 from typing import Any, Dict, Iterator, List, Mapping, Optional
 
-from contextlib import contextmanager
-
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.cordon.agent_host.plugins.module_utils import _apparmor_host as host
 from ansible_collections.cordon.agent_host.plugins.module_utils import _apparmor_plan as decide
 from ansible_collections.cordon.agent_host.plugins.module_utils import _files
@@ -185,15 +188,14 @@ def _refuse_live(state: State) -> None:
     found = host.live(state.plan.remove) if state.plan.remove else []
     if found:
         raise host.Failed(
-            "not removed: %s is still in use (%s), and the kernel would set such a process free: stop it, e.g."
-            " systemctl stop 'cordon-agent@NAME.service' 'cordon-session-NAME-*', then run again"
-            % (", ".join(state.plan.remove), ", ".join(found[:5])))
+            "cannot remove %s: still in use by %s, and the kernel would set such a process free: stop the agent, e.g."
+            " systemctl stop cordon-NAME.slice, then run again" % (", ".join(state.plan.remove), "; ".join(found[:5])))
 
 
 def _apply(module: AnsibleModule, state: State) -> None:
     parser = module.get_bin_path("apparmor_parser", opt_dirs=["/usr/sbin", "/sbin"])
     if state.kernel is not None and state.plan.load and not parser:
-        raise host.Failed("apparmor_parser is not installed: install the package apparmor, or use the role cordon.agent_host.apparmor")
+        raise host.Failed("apparmor_parser is not installed: install the package apparmor")
     changing = state.pick(state.plan.write + state.plan.load)
     if parser and changing:
         host.check(module.run_command, parser, module.tmpdir, changing)
@@ -224,7 +226,7 @@ def _load(module: AnsibleModule, parser: str, state: State) -> Optional[decide.K
 def _put_back(module: AnsibleModule, parser: str, state: State) -> str:
     before = {name: state.files.get(name) for name in state.plan.write}
     host.write(state.directory, before)
-    old = [decide.Wanted(name, "", text) for name, text in state.files.items() if text is not None and name in state.plan.load]
+    old = [decide.Wanted(name, "", text) for name, text in state.files.items() if text and name in state.plan.load]
     try:
         if old:
             host.load(module.run_command, parser, state.directory, old)
@@ -236,7 +238,7 @@ def _put_back(module: AnsibleModule, parser: str, state: State) -> str:
 def _remove(state: State) -> None:
     loaded = [name for name in state.plan.remove if name in (state.kernel or {})]
     host.unload(loaded)
-    host.write(state.directory, {name: None for name in state.plan.remove})
+    host.write(state.directory, dict.fromkeys(state.plan.remove))
     host.forget(state.plan.remove)
 
 
@@ -247,11 +249,12 @@ def _diff(state: State) -> List[Dict[str, str]]:
             path = os.path.join(state.directory, profile.name)
             shown.append(_change(path, state.files.get(profile.name) or "", profile.text))
         if profile.name in state.plan.reasons:
-            before = (state.kernel or {}).get(profile.name)
-            shown.append(_change("kernel: " + profile.name, "%s\n" % before["mode"] if before else "",
+            loaded = (state.kernel or {}).get(profile.name)
+            shown.append(_change("kernel: " + profile.name, "%s\n" % loaded["mode"] if loaded else "",
                                  "%s (%s)\n" % (profile.mode, state.plan.reasons[profile.name])))
     for name in state.plan.remove:
-        shown.append(_change(os.path.join(state.directory, name), state.files.get(name) or "loaded in the kernel only\n", ""))
+        before = state.files.get(name) or "loaded in the kernel only\n"
+        shown.append(_change(os.path.join(state.directory, name), before, ""))
     return shown + [_change(path, "link\n", "") for path in state.overrides]
 
 

@@ -1,0 +1,198 @@
+# Copyright: the cordon.agent_host authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the profiles say, and that nothing else can be made to stand in them."""
+from __future__ import annotations
+
+import copy
+import string
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ansible_collections.cordon.agent_host.plugins.filter.apparmor_profiles import apparmor_profiles
+from ansible_collections.cordon.agent_host.plugins.module_utils._apparmor_lint import lint
+from ansible_collections.cordon.agent_host.plugins.module_utils._apparmor_plan import Wanted, mistakes
+from ansible_collections.cordon.agent_host.plugins.module_utils._apparmor_render import packages, profiles
+from ansible_collections.cordon.agent_host.plugins.module_utils._apparmor_rules import Refused, literal, pattern, rule
+from ansible_collections.cordon.agent_host.plugins.module_utils._manifest import ManifestError, resolve
+from ansible_collections.cordon.agent_host.plugins.plugin_utils._catalogue import load_catalogue, tool_names
+
+NASTY = string.ascii_lowercase + string.digits + "/._-@+=:,;{}[]*?^\\\"'# \n\t\0$()!&|<>é"
+
+
+def texts(agent, catalogue):
+    return {profile["name"]: profile["text"] for profile in profiles(agent, catalogue)}
+
+
+def test_each_agent_has_a_cage_and_an_inner_profile(agents):
+    assert [(each["name"], each["mode"]) for each in apparmor_profiles(agents)] == [
+        ("cordon.autopilot", "enforce"), ("cordon.autopilot.main", "enforce"),
+        ("cordon.second", "enforce"), ("cordon.second.main", "complain"),
+    ]
+
+
+def test_the_module_takes_what_the_filter_gives(agents):
+    assert mistakes([Wanted(each["name"], each["mode"], each["text"]) for each in apparmor_profiles(agents)]) == []
+
+
+def test_the_same_manifest_in_another_order_gives_the_same_text(agents):
+    turned = copy.deepcopy(agents)
+    turned[0]["tools"].reverse()
+    assert apparmor_profiles(turned) == apparmor_profiles(agents)
+
+
+@pytest.mark.parametrize(("where", "line"), [
+    ("cage", "/usr/lib/cordon/entry pix -> &cordon.autopilot.main,"),
+    ("both", "/usr/bin/git mrix,"),
+    ("both", "/srv/agents/autopilot/venv/bin/python mrix,"),
+    ("both", "/srv/data/reference{,/,/**} r,"),
+    ("both", "/srv/agents/autopilot/workspace/{,**} mrwklix,"),
+    ("both", "/dev/video0 rw,"),
+    ("both", "/dev/dri/{,**} rw,"),
+    ("both", "audit deny /**/.ssh/** wl,"),
+    ("both", "audit deny /etc/{shadow,gshadow}{,-} mrwklx,"),
+    ("main", "audit /srv/agents/autopilot/.vault/github_token r,"),
+    ("cage", "/srv/agents/autopilot/.vault/github_token r,"),
+])
+def test_a_manifest_line_becomes_a_rule(agents, catalogue, where, line):
+    found = {name for name, text in texts(agents[0], catalogue).items() if f"  {line}\n" in text}
+    assert found == {"cage": {"cordon.autopilot"}, "main": {"cordon.autopilot.main"},
+                     "both": {"cordon.autopilot", "cordon.autopilot.main"}}[where]
+
+
+def test_what_was_not_granted_is_not_there(agents, catalogue):
+    for text in texts(agents[1], catalogue).values():
+        for word in ("/usr/bin/git", "python3", ".vault/", "/dev/dri", "/srv/data", "autopilot", "/usr/bin/su "):
+            assert word not in text
+
+
+def test_a_profile_is_taken_by_the_parser(agents, catalogue, compile_all):
+    granted = copy.deepcopy(agents[0])
+    granted["tools"] = sorted(name for name, tool in catalogue.items() if not tool.get("implicit"))
+    assert compile_all([text for agent in [*agents, granted] for text in texts(agent, catalogue).values()]) == ""
+
+
+def test_the_parser_would_have_complained(compile_all):
+    assert "syntax error" in compile_all(["abi <abi/3.0>,\nprofile x {\n  /etc/passwd q,\n}\n"])
+
+
+# Plain ones too, else every manifest would be refused and nothing compiled.
+paths = st.text(NASTY, max_size=12).map("/{}".format) | st.from_regex(r"(/[A-Za-z0-9._@+=:-]{1,5}){1,4}",
+    fullmatch=True)
+manifests = st.fixed_dictionaries({
+    "name": st.text(string.ascii_lowercase + string.digits + "_", min_size=1, max_size=27) | st.text(NASTY, max_size=8),
+    "command": st.lists(paths, min_size=1, max_size=2),
+}, optional={
+    "tools": st.lists(st.sampled_from(sorted(tool_names())), max_size=4, unique=True),
+    "workspace": st.fixed_dictionaries({"read_only": st.lists(paths, max_size=3)}),
+    "secrets": st.lists(st.text(string.ascii_lowercase + "_", min_size=1, max_size=9), max_size=2, unique=True).map(
+        lambda names: [{"name": name} for name in names]),
+    "limits": st.fixed_dictionaries({"gpu": st.booleans(), "devices": st.lists(paths.map(lambda path: "/dev" + path),
+    max_size=2)}),
+    "mode": st.sampled_from(["burn_in", "enforce"]),
+})
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture,
+    HealthCheck.too_slow])
+@given(st.lists(manifests, min_size=1, max_size=1))
+def test_whatever_the_manifest_filter_lets_through_compiles(compile_all, manifest):
+    try:
+        resolved = resolve(manifest, tool_names(), "agents")
+    except ManifestError:
+        return
+    rendered = apparmor_profiles(resolved)
+    assert len(rendered) == 2
+    assert compile_all([profile["text"] for profile in rendered]) == ""
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.text(NASTY, max_size=20))
+def test_a_value_that_could_be_syntax_never_reaches_a_profile(text):
+    try:
+        assert set(literal(text)) <= set(string.ascii_letters + string.digits + "/._@+=:-")
+    except Refused:
+        pass
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text("/abc*?{},[]^\\\"@ \n.", max_size=15))
+def test_a_pattern_that_is_accepted_stays_one_rule(text):
+    try:
+        accepted = pattern(text)
+    except Refused:
+        return
+    assert not set(accepted) & set("\" \n#") and "@{" not in accepted
+    assert lint(f"profile cordon.x {{\n  {accepted} r,\n}}\n") == []
+
+
+@pytest.mark.parametrize("bad", [
+    "", "etc", "/a b", "/a\n/b rw", "/a,", "/a*", "/a{b,c}", "/a/../b", "/é", "/a\"", "/@{HOME}", "/a#", None, 7, "/a/",
+])
+def test_a_literal_path_has_no_syntax(bad):
+    with pytest.raises(Refused, match="cannot stand in an AppArmor profile"):
+        literal(bad)
+
+
+@pytest.mark.parametrize("entry", [
+    {"path": "/a", "access": "u"}, {"path": "/a", "access": "Ux"}, {"path": "/a", "access": ""}, {"path": "/a",
+    "access": "rr"},
+    {"path": "/a", "access": "wa"}, {"path": "/a rw,\n /b", "access": "r"}, {"path": "/a", "access": "r", "raw": "x"},
+    {"path": "/a{b", "access": "r"}, {"path": "@{HOME}/x", "access": "r"},
+])
+def test_a_catalogue_rule_has_no_syntax(entry):
+    with pytest.raises(Refused):
+        rule(entry)
+
+
+@pytest.mark.parametrize("change", [
+    {"name": "x {} profile y"}, {"home": "/srv/x y"}, {"command": ["/bin/x y"]}, {"tools": ["nonesuch"]},
+    {"secrets": [{"name": "a,\n/** rwx"}]},
+])
+def test_the_renderer_itself_refuses_what_the_manifest_filter_would_have(agents, catalogue, change):
+    with pytest.raises(Refused):
+        profiles({**agents[0], **change}, catalogue)
+
+
+@pytest.mark.parametrize("rule_", [
+    "/usr/bin/x ux,", "/usr/bin/x Ux,", "/usr/bin/x PUx,", "/usr/bin/x rpux,", "/usr/bin/x px,", "/usr/bin/x cx -> y,",
+    "/usr/bin/x px -> other,", "/usr/lib/cordon/entry pix -> &other,", "change_profile,", "change_profile -> **,",
+    "capability,",
+    "capability sys_admin,", "audit capability kill,", "mount,", "umount,", "pivot_root,", "userns,", "io_uring,",
+    "dbus,",
+    "ptrace,", "ptrace (trace) peer=cordon.x,", "ptrace (read, readby) peer=unconfined,", "ptrace (read, readby),",
+    "signal,", "signal (send) peer=unconfined,", "network,", "network inet,", "network inet raw,",
+    "network packet raw,",
+    "network packet dgram,", "deny /etc/shadow r,", "/** rw,", "/etc/passwd w,", "/etc/** rw,",
+    "/proc/*/attr/current w,",
+    "/sys/kernel/security/** rw,", "/var/lib/cordon/x rw,", "owner /home/x w,", "include <abstractions/base>",
+    "#include <x>",
+    "file,", "all,", "/a r, /b w,", "unix,", "set rlimit nproc <= 5,",
+])
+def test_the_lint_refuses(rule_):
+    assert lint(f"abi <abi/3.0>,\nprofile cordon.x {{\n  {rule_}\n}}\n"), rule_
+
+
+def test_the_lint_wants_one_profile_of_ours():
+    assert lint("profile a {\n}\n")
+    assert lint("profile cordon.a {\n}\nprofile cordon.b {\n}\n")
+    assert lint("")
+    assert lint("profile cordon.a flags=(attach_disconnected, complain) {\n}\n") == []
+
+
+def test_packages_of_granted_tools_are_wanted(agents, catalogue):
+    found = packages(agents, catalogue)
+    assert found == sorted(set(found))
+    assert {"git", "python3", "bash", "coreutils"} <= set(found)
+    assert "curl" not in found
+
+
+@pytest.mark.parametrize("name", sorted(load_catalogue()))
+def test_a_tool_is_complete_and_gives_nothing_forbidden(name, catalogue, agents):
+    tool = catalogue[name]
+    assert set(tool) - {"implicit"} == {"name", "description", "packages", "executables", "rules", "proof"}
+    assert tool["packages"] and tool["proof"] and all(isinstance(word, str) for word in tool["proof"])
+    for text in texts({**agents[1], "tools": [name]}, catalogue).values():
+        assert lint(text) == []
