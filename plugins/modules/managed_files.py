@@ -124,6 +124,7 @@ import fnmatch
 import grp
 import os
 import pwd
+from functools import partial
 from typing import Any, Callable, Dict, List
 
 from ansible.module_utils.basic import AnsibleModule
@@ -230,7 +231,7 @@ def _directories(changes: Changes, specs: List[Dict[str, Any]]) -> None:
             changes,
             spec["path"],
             wanted,
-            lambda parent, name, wanted=wanted: _files.make_directory(parent, name, wanted),
+            partial(_files.make_directory, wanted=wanted),
         )
 
 
@@ -241,7 +242,7 @@ def _regular_files(changes: Changes, specs: List[Dict[str, Any]]) -> None:
             changes,
             spec["path"],
             wanted,
-            lambda parent, name, wanted=wanted: _files.write_file(parent, name, wanted),
+            partial(_files.write_file, wanted=wanted),
         )
 
 
@@ -254,7 +255,7 @@ def _links(changes: Changes, specs: List[Dict[str, Any]]) -> None:
             changes,
             spec["path"],
             wanted,
-            lambda parent, name, target=target: _files.make_link(parent, name, target),
+            partial(_files.make_link, target=target),
         )
 
 
@@ -275,7 +276,7 @@ def _purge_directory(changes: Changes, spec: Dict[str, str], parent: int, listed
         path = f"{spec['directory']}/{name}"
         if path not in listed:
             before = _files.observe(parent, name)
-            changes.apply(path, before, _files.ABSENT, lambda name=name: _files.remove(parent, name))
+            changes.apply(path, before, _files.ABSENT, partial(_files.remove, parent, name))
 
 
 def _options() -> Dict[str, Any]:

@@ -21,8 +21,9 @@ DATA = Path(__file__).resolve().parents[2] / "build" / "docker"
 PATIENCE = 60
 # The containers have no network of their own, so the machine's bridges and packet filter stay as they are.
 ALONE = ("--bridge=none", "--iptables=false", "--ip6tables=false")
-# What overlayfs refuses (a container's own root, some file systems) plain copies still do.
-DRIVERS: tuple[tuple[str, ...], ...] = ((), ("--storage-driver=vfs",))
+# Twice the default: a busy machine may take longer than the 15 s that dockerd gives its containerd.
+# Then, what overlayfs refuses (a container's own root, some file systems) plain copies still do.
+DRIVERS: tuple[tuple[str, ...], ...] = ((), (), ("--storage-driver=vfs",))
 
 
 def answers(host: str) -> bool:
