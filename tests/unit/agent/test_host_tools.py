@@ -9,9 +9,9 @@ import argparse
 import json
 
 import pytest
-from cordon import control, events, preflight, sessions, status, table
 
 from ansible_collections.cordon.agent_host.plugins.lookup import host_library
+from cordon import control, events, preflight, sessions, status, table
 
 RESULT = {
     "id": "vault-open",
