@@ -68,7 +68,8 @@ def start(guest: Guest, image: Image, settings: Settings, accelerator: str, publ
     """Begin the boot of a guest on a fresh overlay disk."""
     shutil.rmtree(guest.directory, ignore_errors=True)
     guest.directory.mkdir(parents=True)
-    run.quiet(qemu.overlay_arguments(image), f"making the disk of {guest.name}", guest.directory)
+    for argv in filter(None, (qemu.overlay_arguments(image), qemu.growth_arguments(image))):
+        run.quiet(argv, f"making the disk of {guest.name}", guest.directory)
     port = free_port()
     (guest.directory / "port").write_text(f"{port}\n")
     machine = qemu.Machine(guest.name, accelerator, settings.memory, port, public_key, image)

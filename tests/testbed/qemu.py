@@ -82,6 +82,11 @@ def overlay_arguments(image: Image) -> list[str]:
     return ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(image.disk), "-F", image.format, "disk.qcow2"]
 
 
+def growth_arguments(image: Image) -> list[str]:
+    """qemu-img command that gives a cloud image room to install in (its growpart takes it); ours has it already."""
+    return [] if image.kernel else ["qemu-img", "resize", "-q", "-f", "qcow2", "disk.qcow2", "+8G"]
+
+
 def last_lines(console: str, count: int) -> list[str]:
     """The end of a console log without its blank lines and terminal controls."""
     clean = "".join(char for char in console if char.isprintable() or char == "\n")

@@ -61,6 +61,11 @@ def test_the_overlay_disk_leaves_the_image_alone():
     assert after(argv, "-b") == "/i/cloud.qcow2" and after(argv, "-F") == "qcow2" and argv[-1] == "disk.qcow2"
 
 
+def test_a_cloud_image_gets_room_to_install_in():
+    assert qemu.growth_arguments(OURS) == []
+    assert qemu.growth_arguments(THEIRS)[-2:] == ["disk.qcow2", "+8G"]
+
+
 def test_console_lines_lose_blanks_and_controls():
     assert qemu.last_lines("one\r\n\n\x1b[0mtwo\r\n   \nthree", 2) == ["[0mtwo", "three"]
     assert qemu.last_lines("", 5) == []
