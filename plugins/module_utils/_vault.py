@@ -17,6 +17,10 @@ from typing import List, NamedTuple, Optional, Tuple
 
 CIPHERS = "/var/lib/cordon/vault"
 KEYS = "/etc/cordon/vault"
+# Where systemd-creds is missing: what its own /var/lib/systemd/credential.secret is to it.
+HOST_SECRET = "/var/lib/cordon/vault-host.secret"
+_OPENSSL = ["-aes-256-cbc", "-pbkdf2", "-a", "-A", "-pass", f"file:{HOST_SECRET}"]
+_OPENSSL_MARK = "U2FsdGVkX1"  # "Salted__" in base64: openssl-enc(1)
 
 
 class VaultError(Exception):
@@ -160,16 +164,32 @@ def not_immutable(place: Place, reason: str) -> str:
     )
 
 
-def seal_argv(place: Place, seal: str) -> List[str]:
-    """Seal standard input to standard output; the name inside must match when it is unsealed.
+def program(seal: str, has_systemd_creds: bool) -> str:
+    """Choose what seals a new key; VaultError where this host cannot do what is asked."""
+    if seal == "openssl" or (seal == "auto" and not has_systemd_creds):
+        return "openssl"
+    if not has_systemd_creds:
+        raise VaultError(
+            f"systemd-creds is missing, so a key cannot be sealed with {seal}: it comes with systemd 250 "
+            f"(Debian 12, Ubuntu 24.04). Set vault_seal to openssl, or use a newer release"
+        )
+    return "systemd-creds"
+
+
+def seal_argv(place: Place, seal: str, with_program: str) -> List[str]:
+    """Seal standard input to standard output; systemd-creds checks the name inside when it unseals.
 
     --tpm2-pcrs= : bind to this machine's TPM where there is one, but to none of its measurements: a
     firmware update would change them and lock the vault for ever.
     """
+    if with_program == "openssl":
+        return ["openssl", "enc", "-e", *_OPENSSL]
     binding = [] if seal == "host" else ["--tpm2-pcrs="]
     return ["systemd-creds", "encrypt", f"--with-key={seal}", *binding, f"--name={place.source}", "-", "-"]
 
 
-def unseal_argv(place: Place) -> List[str]:
-    """Unseal the key to standard output."""
+def unseal_argv(place: Place, sealed: str) -> List[str]:
+    """Unseal the key to standard output; sealed is the beginning of its file, which says how it was sealed."""
+    if sealed.startswith(_OPENSSL_MARK):
+        return ["openssl", "enc", "-d", *_OPENSSL, "-in", place.key]
     return ["systemd-creds", "decrypt", f"--name={place.source}", place.key, "-"]

@@ -138,10 +138,11 @@ class Refused(Exception):
 class Worker:
     """Carries out steps for one agent."""
 
-    def __init__(self, run: Run, place: _vault.Place, seal: str) -> None:
+    def __init__(self, run: Run, place: _vault.Place, seal: str, program: str) -> None:
         self._run = run
         self._place = place
         self._seal_with = seal
+        self._program = program
 
     def act(self, step: str) -> None:
         """Carry out one step of _vault.steps()."""
@@ -158,12 +159,11 @@ class Worker:
     def _seal(self) -> None:
         """Make a key and keep it sealed only; in the clear it passes through pipes."""
         _private_directory(_vault.KEYS)
-        sealed = self._must(_vault.seal_argv(self._place, self._seal_with), data=secrets.token_hex(32))
-        parent = _files.open_parent(self._place.key)
-        try:
-            _files.write_file(parent, os.path.basename(self._place.key), _files.Entry("file", 0o600, 0, 0, sealed))
-        finally:
-            os.close(parent)
+        if self._program == "openssl" and not os.path.lexists(_vault.HOST_SECRET):
+            os.makedirs(os.path.dirname(_vault.HOST_SECRET), mode=0o755, exist_ok=True)
+            _write(_vault.HOST_SECRET, secrets.token_hex(32))
+        argv = _vault.seal_argv(self._place, self._seal_with, self._program)
+        _write(self._place.key, self._must(argv, data=secrets.token_hex(32)))
 
     def _create(self) -> None:
         """Make the vault under another name and rename it when it is on disk: it exists whole or not at all."""
@@ -215,6 +215,15 @@ class Worker:
         if rc != 0:
             raise _vault.VaultError(f"{' '.join(argv)} failed: {' '.join((err or out).split())}")
         return out
+
+
+def _write(path: str, text: str) -> None:
+    """Write a file for root alone, on disk before it is visible."""
+    parent = _files.open_parent(path)
+    try:
+        _files.write_file(parent, os.path.basename(path), _files.Entry("file", 0o600, 0, 0, text))
+    finally:
+        os.close(parent)
 
 
 def _private_directory(path: str) -> None:

@@ -18,7 +18,7 @@ from typing import Callable, Iterator, List, Tuple
 
 from ._gocryptfs import failure, mount_argv
 from ._mountinfo import at
-from ._vault import Place, VaultError, unseal_argv
+from ._vault import HOST_SECRET, Place, VaultError, unseal_argv
 
 Run = Callable[..., Tuple[int, str, str]]  # run(argv, data=None) -> (rc, stdout, stderr)
 
@@ -44,11 +44,13 @@ def enter_private_namespace(run: Run) -> None:
 
 def unseal(run: Run, place: Place) -> str:
     """Return the key of a vault."""
-    rc, key, err = run(unseal_argv(place))
+    argv = unseal_argv(place, _text(place.key))
+    rc, key, err = run(argv)
     if rc != 0 or not key:
+        bound_to = HOST_SECRET if argv[0] == "openssl" else "/var/lib/systemd/credential.secret, or the TPM"
         raise VaultError(
             f"{place.key} cannot be unsealed on this host: {' '.join(err.split())}. A key is bound to the host "
-            f"that sealed it (/var/lib/systemd/credential.secret, TPM): restore both from the same backup"
+            f"that sealed it ({bound_to}): restore both from the same backup"
         )
     return key
 

@@ -13,7 +13,7 @@ description:
     is not as it must be.
   - The encrypted directory is C(/var/lib/cordon/vault/NAME), the key C(/etc/cordon/vault/NAME.cred), the
     mount point C(.vault) in the agent's home.
-  - The key is 32 random bytes, made on the host. It is stored only as sealed by C(systemd-creds), and
+  - The key is 32 random bytes, made on the host. It is stored only as sealed, see O(seal), and
     passes through pipes, never through a file, an argument or an environment variable.
   - The mount point is empty and immutable, so that nothing is written to it in the clear while the vault is
     closed.
@@ -26,7 +26,7 @@ extends_documentation_fragment:
 author: the cordon.agent_host authors (@cordon)
 requirements:
   - gocryptfs
-  - systemd-creds (systemd 250 or later; Ubuntu 22.04 has 249)
+  - systemd-creds (systemd 250 or later), or openssl
 options:
   agents:
     description:
@@ -54,9 +54,12 @@ options:
       - V(host) is the secret in C(/var/lib/systemd/credential.secret). It protects a copy of the vault and
         its key, but not of the whole disk.
       - V(host+tpm2) needs that secret and this machine's TPM 2.0, and fails without one.
-      - V(auto) is V(host+tpm2) where there is a TPM 2.0, V(host) elsewhere.
+      - V(openssl) is a secret in C(/var/lib/cordon/vault-host.secret). It protects what V(host) does, on hosts
+        whose systemd is older than 250.
+      - V(auto) is V(host+tpm2) where there is a TPM 2.0, V(host) elsewhere, and V(openssl) where
+        C(systemd-creds) is missing.
     type: str
-    choices: [auto, host, host+tpm2]
+    choices: [auto, host, host+tpm2, openssl]
     default: auto
 """
 
@@ -122,15 +125,11 @@ from ansible_collections.cordon.agent_host.plugins.module_utils import (
 )
 
 
-def _require_programs(module: AnsibleModule) -> None:
-    """In check mode gocryptfs may be one of the packages that the role would have installed."""
-    if module.get_bin_path("systemd-creds") is None:
-        module.fail_json(
-            msg="systemd-creds is missing, so a key cannot be sealed: it comes with systemd 250 "
-            "(Debian 12, Ubuntu 24.04); this host needs such a release"
-        )
+def _program(module: AnsibleModule) -> str:
+    """Choose what seals keys; in check mode gocryptfs may be a package that the role would have installed."""
     if module.get_bin_path("gocryptfs") is None and not module.check_mode:
-        module.fail_json(msg="gocryptfs is missing: install the packages gocryptfs and fuse3")
+        raise _vault.VaultError("gocryptfs is missing: install the packages gocryptfs and fuse3")
+    return _vault.program(module.params["seal"], module.get_bin_path("systemd-creds") is not None)
 
 
 def _orphans(names: List[str]) -> List[str]:
@@ -141,6 +140,7 @@ def _orphans(names: List[str]) -> List[str]:
 
 def _converge(module: AnsibleModule, places: List[_vault.Place]) -> Tuple[List[str], List[str]]:
     """Return the steps taken and what could only be had in part; nothing is done when anything is wrong."""
+    program = _program(module)
     seen = [(place, _vault_host.observe(place)) for place in places]
     wrong = [problem for place, one in seen for problem in _vault.problems(place, one, module.check_mode)]
     if wrong:
@@ -148,7 +148,7 @@ def _converge(module: AnsibleModule, places: List[_vault.Place]) -> Tuple[List[s
     steps: List[str] = []
     notes = [note for place, one in seen for note in _vault.shortfalls(place, one)]
     for place, one in seen:
-        worker = _vault_host.Worker(_runner(module), place, module.params["seal"])
+        worker = _vault_host.Worker(_runner(module), place, module.params["seal"], program)
         for step in _vault.steps(one):
             try:
                 if not module.check_mode:
@@ -186,13 +186,12 @@ def main() -> None:
     module = AnsibleModule(
         {
             "agents": {"type": "list", "elements": "dict", "required": True, "options": entry},
-            "seal": {"type": "str", "choices": ["auto", "host", "host+tpm2"], "default": "auto"},
+            "seal": {"type": "str", "choices": ["auto", "host", "host+tpm2", "openssl"], "default": "auto"},
         },
         supports_check_mode=True,
     )
     module.run_command_environ_update = {"LANG": "C", "LC_ALL": "C", "LC_MESSAGES": "C", "LC_CTYPE": "C"}
     places = [_vault.Place(agent["name"], agent["user"], agent["home"]) for agent in module.params["agents"]]
-    _require_programs(module)
     try:
         steps, notes = _converge(module, places)
         vaults = _vaults(places)

@@ -25,7 +25,7 @@ extends_documentation_fragment:
 author: the cordon.agent_host authors (@cordon)
 requirements:
   - gocryptfs
-  - systemd-creds (systemd 250 or later)
+  - systemd-creds or openssl, whichever sealed the keys
 options:
   declared:
     description: The names of the secrets that each agent has, by agent. Each becomes a file in the vault.

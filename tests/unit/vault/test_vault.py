@@ -97,12 +97,43 @@ def test_a_mount_point_that_cannot_be_immutable_is_said_so() -> None:
     [("auto", ["--tpm2-pcrs="]), ("host+tpm2", ["--tpm2-pcrs="]), ("host", [])],
 )
 def test_a_key_is_bound_to_the_machine_but_to_no_firmware_version(seal: str, words: list[str]) -> None:
-    argv = vault.seal_argv(PLACE, seal)
-    assert argv == ["systemd-creds", "encrypt", f"--with-key={seal}", *words, "--name=cordon-vault-scout", "-", "-"]
+    argv = vault.seal_argv(PLACE, seal, "systemd-creds")
+    assert argv == [
+        *["systemd-creds", "encrypt", f"--with-key={seal}", *words],
+        *["--name=cordon-vault-scout", "-", "-"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seal", "has_systemd_creds", "program"),
+    [
+        ("auto", True, "systemd-creds"),
+        ("auto", False, "openssl"),
+        ("host", True, "systemd-creds"),
+        ("host+tpm2", True, "systemd-creds"),
+        ("openssl", True, "openssl"),
+        ("openssl", False, "openssl"),
+    ],
+)
+def test_auto_takes_what_the_release_has(seal: str, has_systemd_creds: bool, program: str) -> None:
+    assert vault.program(seal, has_systemd_creds) == program
+
+
+@pytest.mark.parametrize("seal", ["host", "host+tpm2"])
+def test_what_was_asked_for_by_name_is_never_replaced(seal: str) -> None:
+    with pytest.raises(vault.VaultError, match="vault_seal"):
+        vault.program(seal, False)
+
+
+@pytest.mark.parametrize(("sealed", "program"), [("U2FsdGVkX18Rppa6", "openssl"), ("Whxqht+dQJax", "systemd-creds")])
+def test_a_key_is_unsealed_by_what_sealed_it(sealed: str, program: str) -> None:
+    argv = vault.unseal_argv(PLACE, sealed)
+    assert argv[0] == program
+    assert "/etc/cordon/vault/scout.cred" in argv
 
 
 def test_a_key_is_unsealed_only_under_its_own_name() -> None:
-    assert vault.unseal_argv(PLACE)[2:] == ["--name=cordon-vault-scout", "/etc/cordon/vault/scout.cred", "-"]
+    assert "--name=cordon-vault-scout" in vault.unseal_argv(PLACE, "")
 
 
 def test_a_vault_in_the_making_has_a_name_that_no_agent_can_have() -> None:
