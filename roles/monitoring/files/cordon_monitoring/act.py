@@ -94,9 +94,7 @@ class Act:
         """The path acted on: AppArmor's is resolved and whole; else PATH, made absolute with CWD."""
         if self.verdict().get("name"):
             return self.verdict()["name"]
-        items = [
-            item for item in self.event.records if item["type"] == "PATH" and item.get("name", "(null)") != "(null)"
-        ]
+        items = [item for item in self.event.records if item["type"] == "PATH" and item.get("name", "(null)") != "(null)"]
         named = [item for item in items if item.get("nametype") not in ("PARENT", "UNKNOWN")] or items
         return self._absolute(named[0]["name"]) if named else None
 

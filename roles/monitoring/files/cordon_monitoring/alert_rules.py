@@ -35,11 +35,7 @@ def rule_of(event: Event, sensitive_paths: Sequence[str]) -> str | None:
     if event["reason"] == "tamper":
         return TAMPER
     path = event.get("path") or ""
-    if (
-        event["outcome"] == "denied"
-        and path
-        and (_sensitive(path, sensitive_paths) or _of_another(event["agent"], path))
-    ):
+    if event["outcome"] == "denied" and path and (_sensitive(path, sensitive_paths) or _of_another(event["agent"], path)):
         return SENSITIVE
     return None
 

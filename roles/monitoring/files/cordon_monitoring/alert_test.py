@@ -25,9 +25,7 @@ def main() -> int:
         return 1
     summary = f"test from {settings.host}: alerts about its agents will arrive here"
     try:
-        alert_queue.post(
-            settings.webhook_url, alert_rules.host_alert(alert_rules.TEST, settings.host, time.time(), summary)
-        )
+        alert_queue.post(settings.webhook_url, alert_rules.host_alert(alert_rules.TEST, settings.host, time.time(), summary))
     except alert_queue.Refused as error:
         print(f"the webhook did not take the test alert: {error}", file=sys.stderr)
         return 1

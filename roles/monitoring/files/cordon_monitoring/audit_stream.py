@@ -27,17 +27,13 @@ _STAMP = re.compile(r"msg=audit\((\d+\.\d+:\d+)\)")
 _GIVE_UP = 60.0  # seconds
 
 # Left as the record has them: numbers that decisions rest on, and bytes that we decode ourselves.
-_RAW = frozenset(
-    {"uid", "auid", "euid", "fsuid", "ouid", "pid", "ppid", "exit", "success", "saddr", "item", "nametype"}
-)
+_RAW = frozenset({"uid", "auid", "euid", "fsuid", "ouid", "pid", "ppid", "exit", "success", "saddr", "item", "nametype"})
 
 
 class AuditStream:
     """Whole events from the log. `safe_cursor` never passes an event that was not yielded."""
 
-    def __init__(
-        self, path: Path = AUDIT_LOG, cursor: Cursor | None = None, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, path: Path = AUDIT_LOG, cursor: Cursor | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.tail = LogTail(path, cursor)
         self.malformed = 0
         self._clock = clock

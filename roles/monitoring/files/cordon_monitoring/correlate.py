@@ -63,9 +63,7 @@ class Correlator:
         self._held.append((now, event))
 
     def _audit_event(self, event: Event, now: float) -> None:
-        twin = next(
-            (held for _since, held in self._held if held["source"] == "nftables" and _key(held) == _key(event)), None
-        )
+        twin = next((held for _since, held in self._held if held["source"] == "nftables" and _key(held) == _key(event)), None)
         if twin:
             _join(twin, event)
         elif event["reason"] == "apparmor" or _key(event) not in self._firewall:

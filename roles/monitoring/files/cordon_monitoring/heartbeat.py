@@ -22,9 +22,7 @@ from .event import when
 FRESH = 30.0  # seconds; the writer reports every five
 
 
-def reasons(
-    state: Mapping[str, Any], status: audit_status.AuditStatus | None, audit_required: bool, now: float
-) -> list[str]:
+def reasons(state: Mapping[str, Any], status: audit_status.AuditStatus | None, audit_required: bool, now: float) -> list[str]:
     """Why the signal must not be sent; [] when all is well. now: seconds since 1970."""
     if not state:
         return ["cordon-events.service has written no state: systemctl status cordon-events"]

@@ -27,6 +27,7 @@ from .log_tail import Cursor
 from .pipeline import Pipeline
 
 _PAUSE = 0.5  # seconds between looks at the sources
+_SLICE = 500  # acts after which a long backlog is written and systemd's watchdog told
 _REPORT = 5.0  # seconds between state files
 # An event may be held for its twin, so the place to go on from is one from before that.
 _SETTLED = HOLD + 1.0
@@ -85,8 +86,12 @@ class Writer:
 
     def _read(self, now: float) -> None:
         agents = self._agents.current()
-        for found in self._audit.poll():
+        for number, found in enumerate(self._audit.poll(), 1):
             self._pipeline.take_audit(found, agents, now)
+            if number % _SLICE == 0:
+                self._batch += self._pipeline.finished(time.monotonic())
+                self._write()
+                service.notify("WATCHDOG=1")
         for line in self._kernel.poll():
             self._pipeline.take_kernel(line, now)
 
@@ -134,9 +139,7 @@ class Writer:
             self._host_alert(alert_rules.AUDIT_OFF, "the kernel does not audit: acts of agents are not recorded", now)
         gaps = self._audit.tail.gaps + self._kernel.gaps
         if gaps > self._gaps:
-            self._host_alert(
-                alert_rules.GAP, "a log was rotated away before it was read: acts of agents are missing", now
-            )
+            self._host_alert(alert_rules.GAP, "a log was rotated away before it was read: acts of agents are missing", now)
         self._gaps = gaps
         self._report(status)
 
