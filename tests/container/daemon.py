@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -84,6 +85,18 @@ def _own(run_directory: Path) -> tuple[subprocess.Popen[bytes], str]:
 
 
 @contextmanager
+def _alone() -> Iterator[None]:
+    """One daemon at a time on our data: a second would wait for the first one's databases, and then give up."""
+    DATA.mkdir(parents=True, exist_ok=True)
+    with (DATA / ".cordon-lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Failure(f"another container scenario is at work in {DATA}; wait for it to end") from None
+        yield
+
+
+@contextmanager
 def daemon() -> Iterator[str]:
     """DOCKER_HOST of a daemon that answers. Ours is stopped at the end, with its containers."""
     run.need_programs({"docker": "docker.io"})
@@ -94,7 +107,12 @@ def daemon() -> Iterator[str]:
     if os.geteuid() != 0:
         raise Failure("no docker daemon answers and only root can start one: start docker, or run this as root")
     run.need_programs({"dockerd": "docker.io"})
-    DATA.mkdir(parents=True, exist_ok=True)
+    with _alone(), _ours() as host:
+        yield host
+
+
+@contextmanager
+def _ours() -> Iterator[str]:
     # A short path: a unix socket's name has 107 characters at most, unix(7).
     run_directory = Path(tempfile.mkdtemp(prefix="cordon-docker."))
     try:
