@@ -136,6 +136,9 @@ def main(words: list[str]) -> int:
     except Failure as failure:
         complain(str(failure))
         return 1
+    except OSError as error:
+        complain(f"{error.filename or chosen.directory}: {error.strerror}")
+        return 1
     except Interrupted as interruption:
         complain(f"interrupted ({interruption}); what this command had started is stopped and removed")
         return 130

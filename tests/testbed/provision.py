@@ -17,7 +17,8 @@ from testbed import guest, overlay
 from testbed.show import Failure
 
 TREE = Path(__file__).parent / "provision"
-_PATIENCE = 60
+_ATTEMPT_SECONDS = 100
+_ALL_SECONDS = 400
 
 
 def bundle(directory: Path) -> bytes:
@@ -36,22 +37,29 @@ def bundle(directory: Path) -> bytes:
     return buffer.getvalue()
 
 
-def _send(which: guest.Guest, config: Path, data: bytes) -> subprocess.CompletedProcess[bytes]:
+def _send(which: guest.Guest, config: Path, data: bytes) -> tuple[int, str]:
+    """One attempt: (exit status, error output); 255 is ssh's own failure, a hanging login included."""
     remote = "tar -C / --no-same-permissions --no-overwrite-dir -xf - && sh /usr/local/lib/testbed/setup.sh"
     argv = ["ssh", "-F", str(config), "-o", "ControlPath=none", which.name, remote]
-    return subprocess.run(argv, input=data, capture_output=True, check=False, timeout=_PATIENCE * 2)
+    try:
+        done = subprocess.run(argv, input=data, capture_output=True, check=False, timeout=_ATTEMPT_SECONDS)
+    except subprocess.TimeoutExpired:
+        return 255, f"no end after {_ATTEMPT_SECONDS} s"
+    return done.returncode, done.stderr.decode(errors="replace").strip()
 
 
 def give(which: guest.Guest, directory: Path) -> None:
-    """Provision a guest whose ssh answers. A cloud image may answer before cloud-init has let our key in, so a refused
-    login is tried again for a minute. Raises Failure."""
+    """Provision a guest whose ssh answers. Raises Failure.
+
+    A cloud image may answer before cloud-init has let our key in, and a login in the middle of a boot may hang on
+    services that are not up yet; both pass, and the set-up may be repeated.
+    """
     data = bundle(directory)
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _ALL_SECONDS
     while True:
-        done = _send(which, directory / "ssh_config", data)
-        if done.returncode == 0:
+        status, errors = _send(which, directory / "ssh_config", data)
+        if status == 0:
             return
-        if done.returncode != 255 or time.monotonic() > deadline:
-            text = done.stderr.decode(errors="replace").strip()
-            raise Failure(f"cannot set up {which.name} over ssh: {text or 'no reason given'}")
+        if status != 255 or time.monotonic() > deadline:
+            raise Failure(f"cannot set up {which.name} over ssh: {errors or 'no reason given'}")
         time.sleep(2)
