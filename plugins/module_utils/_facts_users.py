@@ -77,7 +77,15 @@ class Users:
     def _sudo(self, name: str) -> Optional[List[str]]:
         if self.source.program("sudo") is None:
             return []
-        return sudo_grants(self.source.output("sudo", "-n", "-l", "-U", name))
+        # Asked again once: on a busy guest one answer in some hundred was of neither form, for reasons not found.
+        for _attempt in range(2):
+            text = self.source.output("sudo", "-n", "-l", "-U", name)
+            grants = sudo_grants(text)
+            if grants is not None:
+                return grants
+        if text is not None:
+            self.source.note("sudo -l -U " + name, "an answer of neither form that is known: %r" % text)
+        return None
 
     def _allowed(self, service: str, name: str, default: bool) -> Optional[bool]:
         """crontab(1) and at(1): the allow file wins, then the deny file, then the packaged default."""

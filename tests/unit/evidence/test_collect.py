@@ -243,6 +243,13 @@ def test_sudo_that_is_not_installed_grants_nothing(host):
     assert host.collect()["agents"]["a"]["user"]["sudo"] == []
 
 
+def test_an_answer_of_sudo_that_is_not_understood_is_null_and_kept(host):
+    host.answers["sudo"] = (0, "", "")
+    facts = host.collect()
+    assert facts["agents"]["a"]["user"]["sudo"] is None
+    assert "neither form" in facts["unreadable"]["sudo -l -U agent-a"]
+
+
 def test_cron_is_open_to_all_where_neither_file_exists(host):
     host.remove("/etc/cron.deny")
     host.remove("/etc/at.allow")
