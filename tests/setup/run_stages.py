@@ -22,6 +22,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 ROOT = Path(__file__).resolve().parents[2]
 LOGS = ROOT / "build" / "logs"
@@ -92,12 +93,12 @@ class Runner:
         word, reason = self._judge(process.returncode, late, stage, log)
         return Outcome(stage.name, word, time.monotonic() - begun, reason)
 
-    def _start(self, stage: Stage, stream: object) -> subprocess.Popen[bytes] | None:
+    def _start(self, stage: Stage, stream: IO[bytes]) -> subprocess.Popen[bytes] | None:
         with self._lock:
             if self.stopped.is_set():
                 return None
             self._running[stage.name] = process = subprocess.Popen(
-                stage.argv, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT,  # type: ignore[call-overload]
+                stage.argv, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
         return process

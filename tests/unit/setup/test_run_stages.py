@@ -1,0 +1,123 @@
+# Copyright: the cordon.agent_host authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The runner of `make test`, with small programs as stages."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SOURCE = Path(__file__).resolve().parents[2] / "setup" / "run_stages.py"
+
+
+@pytest.fixture(name="runner")
+def fixture_runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("run_stages", SOURCE)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "run_stages", module)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(module, "LOGS", tmp_path / "build" / "logs")
+    monkeypatch.setattr(module, "GRACE", 2)
+    return module
+
+
+def run(module: ModuleType, *stages: tuple[str, str, int]) -> int:
+    """Run shell scripts as stages in one lane, after an empty set-up; (name, script, limit)."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    module.SETUP = module.Stage("setup", ("true",), 10, "setup")
+    module.STAGES = tuple(module.Stage(name, ("sh", "-c", script), limit, "one") for name, script, limit in stages)
+    try:
+        return module.main([])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_all_passed(runner: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(runner, ("a", "true", 5), ("b", "true", 5)) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "3 passed, 0 failed, 0 skipped"
+
+
+def test_a_failure_does_not_stop_the_others_but_fails_the_whole(
+    runner: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(runner, ("a", "echo went wrong; exit 3", 5), ("b", "true", 5)) == 1
+    out = capsys.readouterr().out
+    assert "exit 3: went wrong" in out
+    assert out.splitlines()[-1] == "2 passed, 1 failed, 0 skipped"
+
+
+def test_a_skipped_stage_says_why_and_does_not_fail(
+    runner: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(runner, ("a", "echo no such Python; exit 77", 5)) == 0
+    out = capsys.readouterr().out
+    assert "skipped: no such Python" in out
+    assert out.splitlines()[-1] == "1 passed, 0 failed, 1 skipped"
+
+
+def test_a_stage_that_takes_too_long_is_ended_with_its_children(
+    runner: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(runner, ("a", f"sleep 60 & echo $! > {tmp_path}/child; wait", 1)) == 1
+    assert "not finished within 1 s" in capsys.readouterr().out
+    assert gone(int((tmp_path / "child").read_text()))
+
+
+def test_an_unknown_stage_is_refused_with_the_list(runner: ModuleType) -> None:
+    with pytest.raises(SystemExit, match="unknown stage: nosuch; there are: setup vm"):
+        runner.main(["nosuch"])
+
+
+def test_an_interrupt_ends_what_was_started(tmp_path: Path) -> None:
+    """As Ctrl-C does it: to a real process of the runner, while a stage waits for its child."""
+    program = f"""
+import sys
+sys.path.insert(0, {str(SOURCE.parent)!r})
+import run_stages
+from pathlib import Path
+run_stages.ROOT, run_stages.LOGS, run_stages.GRACE = Path({str(tmp_path)!r}), Path({str(tmp_path)!r}), 5
+run_stages.SETUP = run_stages.Stage("setup", ("true",), 10, "setup")
+script = "sleep 60 & echo $! > {tmp_path}/child.new; mv {tmp_path}/child.new {tmp_path}/child; wait"
+run_stages.STAGES = (run_stages.Stage("a", ("sh", "-c", script), 60, "one"),)
+sys.exit(run_stages.main([]))
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    wait_for((tmp_path / "child").exists)
+    process.send_signal(signal.SIGINT)
+    out, _nothing = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "interrupted: ending what was started" in out
+    assert gone(int((tmp_path / "child").read_text()))
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended; init may take a moment to reap it."""
+    wait_for(lambda: not alive(pid))
+    return True
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().split(") ")[1][0] != "Z"
+
+
+def wait_for(condition, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "not in time"
+        time.sleep(0.05)
