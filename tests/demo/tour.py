@@ -17,6 +17,7 @@ from acts import AGENT, Act, Event, acts
 
 USER = "alice"
 PATIENCE = 30  # seconds for the last event to reach the log
+WIDEST = 90  # characters of a log line in the table
 KEYS = {
     "user": {"KEY": f"/home/{USER}/.ssh/tunnel_key", "CA": "/srv/testbed/ca.crt"},
     "agent": {"KEY": "/srv/scout/tunnel_key", "CA": "/srv/scout/ca.crt"},
@@ -77,7 +78,8 @@ def line(event: Event | None) -> str:
     else:
         what = " ".join(event.get("argv") or []) or event.get("path")
     why = event.get("reason") or event.get("program") or event.get("source")
-    return f"{event['kind']} {event['outcome']}: {what} ({why})"
+    text = f"{event['kind']} {event['outcome']}: {what} ({why})"
+    return text if len(text) <= WIDEST else text[: WIDEST - 1] + "…"
 
 
 def judged(could: bool, should: bool) -> str:
