@@ -22,12 +22,11 @@ from testbed.recipe import ROLES
 from testbed.show import Failure, step
 
 # PID 1 and what every server install has; then what the roles install, so that no converge waits for apt.
-# auditd is not here: a container has no audit, and its start would only fail.
 BASE = (
     "systemd", "systemd-sysv", "dbus", "libpam-systemd", "python3", "python3-apt", "sudo", "ca-certificates",
     "curl", "iproute2", "procps", "netbase", "openssh-client", "openssl", "cron", "at", "logrotate",
 )
-PACKAGES = (*BASE, *(name for name in ROLES if name != "auditd"))
+PACKAGES = (*BASE, *ROLES)
 INIT = Path(__file__).with_name("init")
 LABEL = "cordon.recipe"
 MEGABYTES = 1500
