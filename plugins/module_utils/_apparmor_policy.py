@@ -78,7 +78,7 @@ NETWORK = Block("sockets; nftables decides which addresses, this decides which k
 def peers(cage: str) -> List[str]:
     """The rules between processes: signals, reading of /proc and sockets, among this agent's own processes only.
 
-    The peer is the whole stacked label: Linux 6.1 and 6.12 do not try its parts, so neither name alone would match.
+    The peer is the whole stacked label. Seen on Linux 6.1: rules for the names of its parts do not match it.
     """
     own = '"%s//&%s.main"' % (cage, cage)
     return [
