@@ -202,7 +202,7 @@ def _apply(module: AnsibleModule, state: State) -> None:
     for path in state.overrides:
         os.unlink(path)
     host.write(state.directory, {profile.name: profile.text for profile in state.pick(state.plan.write)})
-    kernel = state.kernel
+    kernel: Optional[decide.Kernel] = state.kernel
     if kernel is not None and parser and state.plan.load:
         kernel = _load(module, parser, state)
     _remove(state)
