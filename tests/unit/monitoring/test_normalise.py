@@ -154,10 +154,10 @@ def test_a_long_argument_is_joined_from_its_pieces_and_cut() -> None:
 @pytest.mark.parametrize(
     ("call", "directory", "name", "path"),
     [
-        ("openat", "AT_FDCWD", "x", "/work/x"),
+        ("openat", "AT_FDCWD", "x", "/here/x"),
         ("openat", "AT_FDCWD", "../x", "/x"),
         ("openat", "0x5", "x", "x"),
-        ("open", "0x7ffe", "x", "/work/x"),
+        ("open", "0x7ffe", "x", "/here/x"),
         ("openat", "0x5", "/etc/x", "/etc/x"),
         ("mkdir", "0x7ffe", "/etc/", "/etc/"),
     ],
@@ -167,7 +167,7 @@ def test_a_path_is_made_absolute_only_where_the_record_tells_how(
 ) -> None:
     records = [
         {"type": "SYSCALL", "syscall": call, "a0": directory},
-        {"type": "CWD", "cwd": "/work"},
+        {"type": "CWD", "cwd": "/here"},
         {"type": "PATH", "name": name, "nametype": "NORMAL"},
     ]
     assert Act(AuditEvent(1.0, "1.000:1", records)).path() == path
