@@ -42,12 +42,11 @@ def test_the_host_itself_sees_the_same(host: Any) -> None:
     assert attention(host) == set()
 
 
-@pytest.mark.parametrize("agent", ["scout", "scribe"])
-def test_labels_are_those_of_the_kernel(host: Any, agent: str) -> None:
-    pids = host.check_output(f"pgrep -u agent-{agent}").split()
+def test_labels_are_those_of_the_kernel(host: Any, agent: dict[str, Any]) -> None:
+    pids = host.check_output(f"pgrep -u agent-{agent['name']}").split()
     labels = {host.check_output(f"cat /proc/{pid}/attr/current").strip("\0\n ") for pid in pids}
-    mode = "enforce" if agent == "scout" else "mixed"
-    assert labels == {f"cordon.{agent}//&cordon.{agent}.main ({mode})"}
+    cage, mode = f"cordon.{agent['name']}", "enforce" if agent.get("mode") == "enforce" else "mixed"
+    assert labels == {f"{cage}//&{cage}.main ({mode})"}
 
 
 def test_the_recorded_ruleset_is_the_kernels(host: Any) -> None:
