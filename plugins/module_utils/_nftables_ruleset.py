@@ -59,7 +59,7 @@ def destinations(egress: Iterable[Dict[str, Any]], version: int, log: bool) -> L
         if network.version == version and entry["log"] == log:
             networks.setdefault((entry["protocol"], entry["port"]), []).append(network)
     return [
-        f"{network} . {protocol} . {port}"
+        f"{_text(network)} . {protocol} . {port}"
         for (protocol, port), found in sorted(networks.items())
         for network in ipaddress.collapse_addresses(found)
     ]
@@ -84,7 +84,20 @@ def _metadata_sets() -> List[str]:
 
 def _collapsed(networks: Iterable[Any], version: int) -> List[str]:
     chosen = [network for network in networks if network.version == version]
-    return [str(network) for network in ipaddress.collapse_addresses(chosen)]
+    return [_text(network) for network in ipaddress.collapse_addresses(chosen)]
+
+
+def _text(network: Any) -> str:
+    """A network as text, the same whatever Python the controller has.
+
+    Python 3.13 began to write IPv4-mapped addresses with dots: two controllers would render two texts,
+    and each run of the other one would report a change.
+    """
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    if mapped is None:
+        return str(network)
+    number = int(mapped)
+    return f"::ffff:{number >> 16:x}:{number & 0xFFFF:x}/{network.prefixlen}"
 
 
 # (name of the set without version and agent, whether a new flow through it is logged)

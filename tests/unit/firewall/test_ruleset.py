@@ -110,3 +110,8 @@ def test_the_filter_names_the_user_of_each_variable():
     result = firewall_ruleset([agent("autopilot")])
     assert result["users"] == {"uid_autopilot": "agent-autopilot"}
     assert "$uid_autopilot : goto egress_autopilot" in result["content"]
+
+
+def test_the_text_does_not_depend_on_the_controllers_python() -> None:
+    """Python 3.13 writes IPv4-mapped addresses with dots, earlier ones do not."""
+    assert "::ffff:a9fe:0/112," in body([])
