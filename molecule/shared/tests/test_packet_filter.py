@@ -37,16 +37,16 @@ def test_every_agent_has_counters_in_it(host: Any, agent: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize("address", ["169.254.169.254", "127.0.0.1", "fd00:ec2::254"])
 def test_what_is_not_allowed_is_refused_and_counted(host: Any, as_agent: Callable[..., Any], address: str) -> None:
-    """`scribe` has no egress at all, not even to this machine; refused at once, not by a timeout."""
+    """`scout` may go elsewhere, but not to this machine; refused at once, not by a timeout."""
 
     def refused() -> int:
         return sum(
             entry["counter"]["packets"] for entry in table(host)
-            if "counter" in entry and entry["counter"]["name"] in ("denied_scribe", "metadata_scribe")
+            if "counter" in entry and entry["counter"]["name"] in ("denied_scout", "metadata_scout")
         )
 
     before = refused()
-    tried = as_agent("scribe", "/usr/bin/python3", "-c", CONNECT, address, "80")
+    tried = as_agent("scout", "/usr/bin/python3", "-c", CONNECT, address, "80")
     assert tried.stdout.strip() == "ECONNREFUSED", tried.stdout + tried.stderr
     assert refused() > before
 
