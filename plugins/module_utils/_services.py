@@ -41,16 +41,18 @@ def properties(shown: str) -> Dict[str, Dict[str, str]]:
 
 
 def prune(seen: Dict[str, Dict[str, str]], agents: List[str]) -> List[Step]:
-    """Stop and disable what belongs to no listed agent."""
+    """Stop and disable what belongs to no listed agent, and end whatever is left in its control group."""
     steps: List[Step] = []
+    gone = set()
     for unit in sorted(seen):
         if owner(unit) in agents:
             continue
         if seen[unit].get("ActiveState") in _RUNNING:
             steps.append(["stop", unit])
+            gone.add(owner(unit))
         if seen[unit].get("UnitFileState") == "enabled":
             steps.append(["disable", unit])
-    return steps
+    return steps + [["stop", f"cordon-{agent}.slice"] for agent in sorted(gone)]
 
 
 def start(seen: Dict[str, Dict[str, str]], agents: List[str], restart: List[str]) -> List[Step]:

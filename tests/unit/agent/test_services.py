@@ -70,4 +70,5 @@ def test_agents_that_are_gone_are_stopped_with_their_sessions_and_others_left_al
         ["stop", "cordon-agent@old.service"],
         ["disable", "cordon-agent@old.service"],
         ["stop", "cordon-session-old-1.service"],
+        ["stop", "cordon-old.slice"],
     ]
