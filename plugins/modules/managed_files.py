@@ -224,26 +224,13 @@ def _ensure(changes: Changes, path: str, wanted: _files.Entry, act: Callable[[in
             os.close(parent)
 
 
-def _directories(changes: Changes, specs: List[Dict[str, Any]]) -> None:
+def _owned(
+    changes: Changes, kind: str, specs: List[Dict[str, Any]], write: Callable[..., None]
+) -> None:
+    """Directories and files: what has an owner and a mode."""
     for spec in specs:
-        wanted = _wanted(changes.module, "directory", spec)
-        _ensure(
-            changes,
-            spec["path"],
-            wanted,
-            partial(_files.make_directory, wanted=wanted),
-        )
-
-
-def _regular_files(changes: Changes, specs: List[Dict[str, Any]]) -> None:
-    for spec in specs:
-        wanted = _wanted(changes.module, "file", spec)
-        _ensure(
-            changes,
-            spec["path"],
-            wanted,
-            partial(_files.write_file, wanted=wanted),
-        )
+        wanted = _wanted(changes.module, kind, spec)
+        _ensure(changes, spec["path"], wanted, partial(write, wanted=wanted))
 
 
 def _links(changes: Changes, specs: List[Dict[str, Any]]) -> None:
@@ -251,12 +238,7 @@ def _links(changes: Changes, specs: List[Dict[str, Any]]) -> None:
         target = spec["target"]
         # A link has neither mode nor a meaningful owner: root made it, compare the target alone.
         wanted = _files.Entry("link", 0o777, 0, 0, target)
-        _ensure(
-            changes,
-            spec["path"],
-            wanted,
-            partial(_files.make_link, target=target),
-        )
+        _ensure(changes, spec["path"], wanted, partial(_files.make_link, target=target))
 
 
 def _purge(changes: Changes, specs: List[Dict[str, Any]], listed: List[str]) -> None:
@@ -315,8 +297,8 @@ def main() -> None:
     changes = Changes(module)
     wanted = module.params
     try:
-        _directories(changes, wanted["directories"])
-        _regular_files(changes, wanted["files"])
+        _owned(changes, "directory", wanted["directories"], _files.make_directory)
+        _owned(changes, "file", wanted["files"], _files.write_file)
         _links(changes, wanted["links"])
         listed = [spec["path"] for kind in ("directories", "files", "links") for spec in wanted[kind]]
         _purge(changes, wanted["purge"], listed)
