@@ -50,13 +50,16 @@ _value:
       command: [/usr/bin/sleep, infinity]
       tools: []
       environment: {}
-      workspace: {path: /srv/agents/autopilot/workspace, read_only: []}
+      workspace: {path: /srv/agents/autopilot/workspace, read_only: [], read_write: [], execute: true}
+      denied: []
+      inner_sandbox: deny
       secrets: []
       egress: []
       critical_apis: []
       limits: {cpu: 200%, memory: 4G, tasks: 512, gpu: false, devices: []}
-      monitoring: {silence: 4h}
+      monitoring: {silence: 4h, unconfined: stop}
       mode: burn_in
+      burn_in: {days: 14, active_days: 3, replay: []}
 """
 
 from typing import Any, Callable
@@ -64,13 +67,13 @@ from typing import Any, Callable
 from ansible.errors import AnsibleFilterError
 
 from ansible_collections.cordon.agent_host.plugins.module_utils._manifest import ManifestError, resolve
-from ansible_collections.cordon.agent_host.plugins.plugin_utils._catalogue import CatalogueError, tool_names
+from ansible_collections.cordon.agent_host.plugins.plugin_utils._catalogue import CatalogueError, known_tools
 
 
 def agents(value: Any, root: str = "agents") -> list[dict[str, Any]]:
     """The resolved manifest, see module_utils/_manifest.py; every mistake in one AnsibleFilterError."""
     try:
-        return resolve(value, tool_names(), root)
+        return resolve(value, known_tools(), root)
     except (ManifestError, CatalogueError) as error:
         raise AnsibleFilterError(str(error)) from error
 

@@ -10,19 +10,23 @@ docs/manifest.md.
 
 from __future__ import annotations
 
-from typing import Any, Collection, Dict, List
+from typing import Any, Collection, Dict, List, Mapping
 
 from ._manifest_network import read_cidr
 from ._manifest_place import Place, near, show
 from ._manifest_refused import NOT_YET
 from ._manifest_values import (
+    DAYS,
+    INNER_SANDBOX,
     MODES,
     NAME,
     PROTOCOLS,
+    UNCONFINED,
     Reader,
     choice,
     command_in,
     list_of,
+    number_to,
     read_cpu,
     read_data_path,
     read_device,
@@ -30,7 +34,10 @@ from ._manifest_values import (
     read_flag,
     read_memory,
     read_name,
+    read_output_path,
+    read_path,
     read_port,
+    read_replay,
     read_secret_name,
     read_silence,
     read_tasks,
@@ -44,6 +51,10 @@ DEFAULTS: Dict[str, Any] = {
     "environment": {},
     "workspace": {},
     "workspace.read_only": [],
+    "workspace.read_write": [],
+    "workspace.execute": True,
+    "denied": [],
+    "inner_sandbox": "deny",
     "secrets": [],
     "secrets[].tools": [],
     "secrets[].broker": None,
@@ -60,6 +71,11 @@ DEFAULTS: Dict[str, Any] = {
     "limits.devices": [],
     "monitoring": {},
     "monitoring.silence": "4h",
+    "monitoring.unconfined": "stop",
+    "burn_in": {},
+    "burn_in.days": 14,
+    "burn_in.active_days": 3,
+    "burn_in.replay": [],
     "mode": "burn_in",
 }
 
@@ -79,11 +95,11 @@ class ManifestError(ValueError):
         self.problems = problems
 
 
-def resolve(agents: Any, tools: Collection[str], root: str = "agents") -> List[Dict[str, Any]]:
+def resolve(agents: Any, tools: Mapping[str, bool], root: str = "agents") -> List[Dict[str, Any]]:
     """The resolved manifest: every key present, plain types only.
 
     agents: the list as the inventory gives it.
-    tools: names of the tools that the catalogue knows.
+    tools: names of the tools that the catalogue knows, and whether each has an AppArmor profile of its own.
     root: how messages call the list, e.g. "agent_host_agents".
     Raises ManifestError with every mistake at once.
     """
@@ -106,7 +122,7 @@ def _refuse_shared_names(resolved: List[Dict[str, Any]], place: Place) -> None:
             )
 
 
-def _agent(value: Any, place: Place, tools: Collection[str]) -> Dict[str, Any]:
+def _agent(value: Any, place: Place, tools: Mapping[str, bool]) -> Dict[str, Any]:
     given = value.get("name") if isinstance(value, dict) else None
     name = given if isinstance(given, str) and NAME.fullmatch(given) else "NAME"
     home = f"{HOMES}/{name}"
@@ -117,22 +133,63 @@ def _agent(value: Any, place: Place, tools: Collection[str]) -> Dict[str, Any]:
         "command": command_in(home),
         "tools": _tools(tools),
         "environment": read_environment,
-        "workspace": _record(
-            {"path": _Derived(f"{home}/workspace"), "read_only": list_of(read_data_path, str)}
-        ),
-        "secrets": list_of(_record(SECRET), lambda secret: secret["name"]),
+        "workspace": _record({"path": _Derived(f"{home}/workspace"), **WORKSPACE}),
+        "denied": list_of(read_path, str),
+        "inner_sandbox": choice(INNER_SANDBOX),
+        "secrets": list_of(_record({**SECRET, "tools": _tools(tools)}), lambda secret: secret["name"]),
         "egress": list_of(_egress, lambda entry: (entry["cidr"], entry["port"], entry["protocol"])),
         "critical_apis": list_of(read_text),
         "limits": _record(LIMITS),
-        "monitoring": _record({"silence": read_silence}),
+        "monitoring": _record({"silence": read_silence, "unconfined": choice(UNCONFINED)}),
         "mode": choice(MODES),
+        "burn_in": _record(BURN_IN),
     }
-    return _record(readers)(value, place)
+    before = len(place.problems)
+    resolved = _record(readers)(value, place)
+    if len(place.problems) == before:
+        _refuse_contradictions(resolved, place, tools)
+    return resolved
 
 
+def _refuse_contradictions(agent: Dict[str, Any], place: Place, tools: Mapping[str, bool]) -> None:
+    """What each key alone cannot tell."""
+    for index, secret in enumerate(agent["secrets"]):
+        for tool in secret["tools"]:
+            _refuse_reader(tool, agent["tools"], place.member("secrets").item(index).member("tools"), tools)
+    if agent["burn_in"]["active_days"] > agent["burn_in"]["days"]:
+        place.member("burn_in").member("active_days").refuse(
+            f"{agent['burn_in']['active_days']} active days do not fit into {agent['burn_in']['days']}",
+            "use at most burn_in.days",
+        )
+    for path in sorted(set(agent["workspace"]["read_only"]) & set(agent["workspace"]["read_write"])):
+        place.member("workspace").member("read_write").refuse(
+            f"{path} is in read_only too", "leave it in one of the two"
+        )
+
+
+def _refuse_reader(tool: str, granted: List[str], place: Place, tools: Mapping[str, bool]) -> None:
+    if not tools.get(tool):
+        with_profile = ", ".join(sorted(name for name in granted if tools.get(name)))
+        place.refuse(
+            f"{tool} has no profile of its own, so whatever the agent runs could read the secret",
+            f"use one of this agent's tools that have one ({with_profile or 'none yet'}), or leave tools out",
+        )
+    elif tool not in granted:
+        place.refuse(f"the agent does not have the tool {tool}", f"add {tool} to the agent's tools")
+
+
+WORKSPACE: Dict[str, Reader[Any]] = {
+    "read_only": list_of(read_data_path, str),
+    "read_write": list_of(read_output_path, str),
+    "execute": read_flag,
+}
+BURN_IN: Dict[str, Reader[Any]] = {
+    "days": number_to(DAYS, "a number of days"),
+    "active_days": number_to(DAYS, "a number of days"),
+    "replay": list_of(read_replay),
+}
 SECRET: Dict[str, Reader[Any]] = {
     "name": read_secret_name,
-    "tools": list_of(read_text),
     "broker": lambda value, place: None,  # whatever is not null is refused by NOT_YET
 }
 LIMITS: Dict[str, Reader[Any]] = {

@@ -86,6 +86,19 @@ PATHS: Refusals = (
     ("an agent reads its own home already, and another agent's is not for sharing", ("/srv/agents",)),
 )
 
+#: Directories and files that no agent may be given to write, beside PATHS.
+OUTPUT_PATHS: Refusals = (
+    (
+        "it holds the system's programs and settings",
+        ("/etc", "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt"),
+    ),
+    (
+        "daemons act on what they find there",
+        ("/var/spool", "/var/mail", "/var/cache", "/var/log", "/var/backups", "/var/lib/dpkg", "/var/lib/apt"),
+    ),
+    ("the agent has a private one already, by the same name", ("/tmp", "/var/tmp")),
+)
+
 #: Directories that hold somebody's credentials wherever they stand.
 CREDENTIAL_DIRECTORIES = (".ssh", ".gnupg", ".aws", ".azure", ".kube", ".docker", ".vault")
 
@@ -124,10 +137,6 @@ NOT_YET: Dict[str, Tuple[str, str]] = {
         "only the egress proxy can add a secret to a request, and this release does not have it",
         "leave it out; the agent then reads the secret from its ~/.vault",
     ),
-    "secrets[].tools": (
-        "a secret for one tool needs that tool's own profile, which this release does not have",
-        "leave it out, or give the tool that needs it an agent of its own",
-    ),
 }
 
 
@@ -142,13 +151,22 @@ def environment_refusal(name: str) -> str | None:
 
 def path_refusal(path: str) -> str | None:
     """Why no agent may be given this path to read, naming what it touches; None where one may."""
-    for reason, paths in PATHS:
+    return _touches(path, PATHS) or credential_refusal(path)
+
+
+def output_refusal(path: str) -> str | None:
+    """Why no agent may be given this path to write, beside the reasons of path_refusal; None where one may."""
+    return _touches(path, OUTPUT_PATHS)
+
+
+def _touches(path: str, table: Refusals) -> str | None:
+    for reason, paths in table:
         for refused in paths:
             if path == refused or path.startswith(refused + "/"):
                 return f"it is inside {refused} ({reason})"
             if refused.startswith(path + "/"):
                 return f"it contains {refused} ({reason})"
-    return credential_refusal(path)
+    return None
 
 
 def credential_refusal(path: str) -> str | None:

@@ -18,7 +18,13 @@ import re
 from typing import Any, Callable, Collection, Dict, List, TypeVar
 
 from ._manifest_place import Place, near, show
-from ._manifest_refused import credential_refusal, device_refusal, environment_refusal, path_refusal
+from ._manifest_refused import (
+    credential_refusal,
+    device_refusal,
+    environment_refusal,
+    output_refusal,
+    path_refusal,
+)
 
 T = TypeVar("T")
 Reader = Callable[[Any, Place], T]
@@ -44,6 +50,9 @@ PORTS = 65535
 
 PROTOCOLS = ("tcp", "udp", "ssh")
 MODES = ("burn_in", "enforce")
+INNER_SANDBOX = ("deny", "allow")
+UNCONFINED = ("stop", "alert")
+DAYS = 365
 
 
 def read_text(value: Any, place: Place, empty: bool = True) -> str:
@@ -131,6 +140,18 @@ def read_data_path(value: Any, place: Place) -> str:
     return path
 
 
+def read_output_path(value: Any, place: Place) -> str:
+    """A path that an agent may be given to write."""
+    before = len(place.problems)
+    path = read_data_path(value, place)
+    reason = output_refusal(path) if path and len(place.problems) == before else None
+    if reason:
+        place.refuse(
+            f"{path} cannot be given to an agent for writing, {reason}", "name what holds nothing but its data"
+        )
+    return path
+
+
 def read_device(value: Any, place: Place) -> str:
     """A device node below /dev that does not amount to root."""
     path = read_path(value, place)
@@ -170,6 +191,15 @@ def _read_program(value: str, place: Place, home: str) -> None:
         place.refuse(f"{path} cannot be run by the agent, {reason}", f"install it below /usr, /opt or {home}")
 
 
+def read_replay(value: Any, place: Place) -> List[str]:
+    """One command of the workload replay: a program, by its path or its name, and its arguments."""
+    before = len(place.problems)
+    words = list_of(read_text)(value, place)
+    if len(place.problems) == before and not (words and words[0]):
+        place.refuse("it names no program", "write a list, [program, argument, ...]; no shell reads it")
+    return words
+
+
 def read_environment(value: Any, place: Place) -> Dict[str, str]:
     """Environment variables, sorted by name."""
     if not isinstance(value, dict):
@@ -200,6 +230,11 @@ def read_port(value: Any, place: Place) -> int:
 def read_tasks(value: Any, place: Place) -> int:
     """How many processes and threads an agent may have."""
     return _number(value, place, TASKS, "a number of tasks")
+
+
+def number_to(most: int, what: str) -> Reader[int]:
+    """A reader of a whole number from 1 to most."""
+    return lambda value, place: _number(value, place, most, what)
 
 
 def _number(value: Any, place: Place, most: int, what: str) -> int:

@@ -32,6 +32,12 @@ def tool_names(directory: Path = CATALOGUE) -> frozenset[str]:
 
 
 @lru_cache(maxsize=None)
+def known_tools(directory: Path = CATALOGUE) -> dict[str, bool]:
+    """What the manifest's filter asks of the catalogue: each tool's name, and whether it has its own profile."""
+    return {name: bool(tool.get("profile")) for name, tool in load_catalogue(directory).items()}
+
+
+@lru_cache(maxsize=None)
 def load_catalogue(directory: Path = CATALOGUE) -> dict[str, dict[str, Any]]:
     """Every tool by its name: {"git": {"name": "git", "packages": ["git"], "description": ..., ...}, ...}.
 

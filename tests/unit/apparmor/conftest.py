@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.cordon.agent_host.plugins.module_utils._manifest import resolve
-from ansible_collections.cordon.agent_host.plugins.plugin_utils._catalogue import load_catalogue, tool_names
+from ansible_collections.cordon.agent_host.plugins.plugin_utils._catalogue import known_tools, load_catalogue
 
 PARSER = shutil.which("apparmor_parser", path="/usr/sbin:/sbin:/usr/bin")
 FEATURES = sorted(Path(__file__).parent.glob("features-linux-*"))
@@ -29,7 +29,7 @@ MANIFEST = [
 @pytest.fixture
 def agents():
     """The resolved manifest, fresh for each test."""
-    return resolve(MANIFEST, tool_names(), "agents")
+    return resolve(MANIFEST, known_tools(), "agents")
 
 
 @pytest.fixture(scope="session")

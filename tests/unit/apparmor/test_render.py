@@ -17,7 +17,7 @@ from ansible_collections.cordon.agent_host.plugins.module_utils._apparmor_plan i
 from ansible_collections.cordon.agent_host.plugins.module_utils._apparmor_render import packages, profiles
 from ansible_collections.cordon.agent_host.plugins.module_utils._apparmor_rules import Refused, literal, pattern, rule
 from ansible_collections.cordon.agent_host.plugins.module_utils._manifest import ManifestError, resolve
-from ansible_collections.cordon.agent_host.plugins.plugin_utils._catalogue import load_catalogue, tool_names
+from ansible_collections.cordon.agent_host.plugins.plugin_utils._catalogue import known_tools, load_catalogue
 
 NASTY = string.ascii_lowercase + string.digits + "/._-@+=:,;{}[]*?^\\\"'# \n\t\0$()!&|<>é"
 
@@ -85,7 +85,7 @@ manifests = st.fixed_dictionaries({
     "name": st.text(string.ascii_lowercase + string.digits + "_", min_size=1, max_size=27) | st.text(NASTY, max_size=8),
     "command": st.lists(paths, min_size=1, max_size=2),
 }, optional={
-    "tools": st.lists(st.sampled_from(sorted(tool_names())), max_size=4, unique=True),
+    "tools": st.lists(st.sampled_from(sorted(known_tools())), max_size=4, unique=True),
     "workspace": st.fixed_dictionaries({"read_only": st.lists(paths, max_size=3)}),
     "secrets": st.lists(st.text(string.ascii_lowercase + "_", min_size=1, max_size=9), max_size=2, unique=True).map(
         lambda names: [{"name": name} for name in names]),
@@ -100,7 +100,7 @@ manifests = st.fixed_dictionaries({
 @given(st.lists(manifests, min_size=1, max_size=1))
 def test_whatever_the_manifest_filter_lets_through_compiles(compile_all, manifest):
     try:
-        resolved = resolve(manifest, tool_names(), "agents")
+        resolved = resolve(manifest, known_tools(), "agents")
     except ManifestError:
         return
     rendered = apparmor_profiles(resolved)

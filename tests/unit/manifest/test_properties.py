@@ -24,7 +24,8 @@ KEYS = st.one_of(
     st.sampled_from(
         ["name", "user", "home", "command", "tools", "environment", "workspace", "path", "read_only", "secrets"]
         + ["broker", "egress", "cidr", "port", "protocol", "log", "critical_apis", "limits", "cpu", "memory", "tasks"]
-        + ["gpu", "devices", "monitoring", "silence", "mode"]
+        + ["gpu", "devices", "monitoring", "silence", "mode", "read_write", "execute", "denied", "inner_sandbox"]
+        + ["burn_in", "days", "active_days", "replay", "unconfined"]
     ),
     SCALARS,
 )
@@ -43,6 +44,8 @@ AGENTS = st.fixed_dictionaries(
         "tools": st.lists(TEXT, max_size=2),
         "environment": st.dictionaries(TEXT, TEXT, max_size=3),
         "workspace": st.fixed_dictionaries({"read_only": st.lists(TEXT, max_size=2)}),
+        "denied": st.lists(TEXT, max_size=2),
+        "burn_in": st.dictionaries(KEYS, ANYTHING, max_size=3),
         "secrets": st.lists(st.fixed_dictionaries({"name": TEXT}), max_size=2),
         "egress": st.lists(EGRESS, max_size=2),
         "limits": st.dictionaries(KEYS, SCALARS, max_size=3),

@@ -59,12 +59,15 @@ EVERY_KEY: dict[str, Any] = {
     **SMALLEST,
     "tools": ["python", "git"],
     "environment": {"B": "2", "A": "1"},
-    "workspace": {"read_only": ["/srv/data"]},
-    "secrets": [{"name": "github_token"}],
+    "workspace": {"read_only": ["/srv/data"], "read_write": ["/srv/output"], "execute": False},
+    "denied": ["/etc/fstab"],
+    "inner_sandbox": "allow",
+    "secrets": [{"name": "github_token", "tools": ["git"]}],
     "egress": [{"cidr": "192.0.2.7", "protocol": "ssh"}],
     "limits": {"cpu": "50%", "memory": "1G", "tasks": 64, "gpu": True, "devices": ["/dev/dri/renderD128"]},
-    "monitoring": {"silence": "30m"},
+    "monitoring": {"silence": "30m", "unconfined": "alert"},
     "mode": "enforce",
+    "burn_in": {"days": 7, "active_days": 2, "replay": [["/usr/bin/git", "--version"], ["true"]]},
 }
 
 
@@ -77,13 +80,18 @@ def test_two_lines_make_an_agent() -> None:
             "command": ["/usr/bin/true"],
             "tools": [],
             "environment": {},
-            "workspace": {"path": "/srv/agents/autopilot/workspace", "read_only": []},
+            "workspace": {
+                "path": "/srv/agents/autopilot/workspace", "read_only": [], "read_write": [], "execute": True
+            },
+            "denied": [],
+            "inner_sandbox": "deny",
             "secrets": [],
             "egress": [],
             "critical_apis": [],
             "limits": {"cpu": "200%", "memory": "4G", "tasks": 512, "gpu": False, "devices": []},
-            "monitoring": {"silence": "4h"},
+            "monitoring": {"silence": "4h", "unconfined": "stop"},
             "mode": "burn_in",
+            "burn_in": {"days": 14, "active_days": 3, "replay": []},
         }
     ]
 
@@ -92,9 +100,9 @@ def test_what_is_given_is_kept_in_one_form() -> None:
     (agent,) = resolve([EVERY_KEY])
     assert agent["tools"] == ["git", "python"]
     assert list(agent["environment"]) == ["A", "B"]
-    assert agent["secrets"] == [{"name": "github_token", "tools": [], "broker": None}]
+    assert agent["secrets"] == [{"name": "github_token", "tools": ["git"], "broker": None}]
     assert agent["egress"] == [{"cidr": "192.0.2.7/32", "port": 22, "protocol": "tcp", "log": True}]
-    for key in ("limits", "monitoring", "mode"):
+    for key in ("denied", "inner_sandbox", "limits", "monitoring", "mode", "burn_in"):
         assert agent[key] == EVERY_KEY[key]
 
 
