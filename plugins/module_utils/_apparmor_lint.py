@@ -14,7 +14,6 @@ from typing import List, Tuple
 FORBIDDEN: List[Tuple[str, str]] = [
     # pattern over one rule; why it may not stand
     (r"\b(?:[pcPC]?[uU]x|[pPcC]x)\b(?! ->)", "an exec that leaves the cage (ux, px, cx): use ix"),
-    (r"\bp?[iuU]?x -> (?!&cordon\.)", "a transition that replaces the cage instead of stacking on it"),
     (r"^change_(?:profile|hat)\b", "change_profile lets the agent choose another profile"),
     (r"^(?:audit )?capability\b", "a capability"),
     (r"^(?:audit )?(?:mount|umount|remount|pivot_root|userns|io_uring|dbus|mqueue)\b", "mounts, namespaces, buses"),
@@ -33,29 +32,43 @@ UNWRITABLE = re.compile(
     r"^(?:audit )?(?:owner )?/(?:\*\*|\{?etc|usr|boot|sys|proc/sys|proc/\S*attr|var/lib/cordon|root|home)\S* \S*[wal]"
 )
 FILE = re.compile(r"^(?:audit deny |audit )?(?:owner )?(/\S*) [mrwklix]+,$")
-ENTRY = re.compile(r"^/usr/lib/cordon/entry pix -> &cordon\.[a-z][a-z0-9_]*\.main,$")
-OTHER = re.compile(r"^(?:network|signal|ptrace|unix) [a-z0-9 (),=\"./&_]+,$")
-HEAD = re.compile(r"^profile cordon\.[a-z0-9_.]+(?: flags=\((?:attach_disconnected|complain|, )+\))? \{$")
+ENTRY = re.compile(r"^/usr/lib/cordon/entry pix -> &cordon\.([a-z][a-z0-9_]*)\.main,$")
+# Between the inner profiles of one agent; the cage beneath them stays. Into a tool only with a scrubbed environment.
+TRANSITION = re.compile(r"^(?:audit )?/\S* r(?:px -> cordon\.([a-z][a-z0-9_]*)\.main|Px -> cordon\.([a-z][a-z0-9_]*)\.[a-z0-9-]+),$")
+OTHER = re.compile(r"^(?:network|signal|ptrace|unix) [a-z0-9 (),=\"./&_*]+,$")
+HEAD = re.compile(
+    r"^profile cordon\.([a-z0-9_]+)(?:\.[a-z0-9-]+)?(?: flags=\((?:attach_disconnected|complain|, )+\))? \{$"
+)
 
 
 def lint(text: str) -> List[str]:
     """Return what is wrong with a rendered profile, [] for nothing, each with its line."""
+    heads = [head[1] for head in map(HEAD.match, text.splitlines()) if head]
+    agent = heads[0] if heads else ""
     found = ["line %d: %s: %s" % (number, why, line.strip())
-             for number, line in enumerate(text.splitlines(), 1) for why in _line(line.strip())]
-    heads = sum(1 for line in text.splitlines() if line.startswith("profile "))
-    if heads != 1:
-        found.append("%d profiles in one text: write one" % heads)
+             for number, line in enumerate(text.splitlines(), 1) for why in _line(line.strip(), agent)]
+    if len(heads) != 1:
+        found.append("%d profiles in one text: write one" % len(heads))
     return found
 
 
-def _line(line: str) -> List[str]:
+def _line(line: str, agent: str) -> List[str]:
     if not line or line.startswith("# ") or line in ("}", "abi <abi/3.0>,") or HEAD.match(line):
         return [] if line.isprintable() else ["an unprintable character"]
     if line.startswith("audit deny /"):
         return [] if FILE.match(line) else ["a line that no rule looks like"]
+    if " -> " in line:
+        return _transition(line, agent)
     found = [why for pattern, why in FORBIDDEN if re.search(pattern, line)]
     if UNWRITABLE.match(line):
         found.append("something that only root may write")
-    if not found and not (FILE.match(line) or ENTRY.match(line) or OTHER.match(line)):
+    if not found and not (FILE.match(line) or OTHER.match(line)):
         found.append("a line that no rule looks like")
     return found
+
+
+def _transition(line: str, agent: str) -> List[str]:
+    match = ENTRY.match(line) or TRANSITION.match(line)
+    if not match:
+        return ["a transition other than the entry's, or px to main or Px to a tool"]
+    return [] if agent in match.groups() else ["a transition into the profile of another agent"]

@@ -75,12 +75,21 @@ NETWORK = Block("sockets; nftables decides which addresses, this decides which k
 ])
 
 
+SCRATCH = [
+    Rule("/{,var/}tmp/", "rw"), Rule("/{,var/}tmp/**", "rwkl", owner=True), Rule("/dev/shm/", "r"),
+    Rule("/dev/shm/**", "rwkl", owner=True),
+]
+# In the layers where what the agent wrote may run.
+SCRATCH_RUNS = [Rule("/{,var/}tmp/**", "mx", owner=True)]
+
+
 def peers(cage: str) -> List[str]:
     """The rules between processes: signals, reading of /proc and sockets, among this agent's own processes only.
 
-    The peer is the whole stacked label. Seen on Linux 6.1: rules for the names of its parts do not match it.
+    The peer is the whole stacked label, whichever inner profile it has. Seen on Linux 6.1: rules for the names of its
+    parts do not match it, a pattern over the whole does.
     """
-    own = '"%s//&%s.main"' % (cage, cage)
+    own = '"%s//&%s.*"' % (cage, cage)
     return [
         "signal (receive) peer=unconfined,", "signal (send, receive) peer=%s," % own,
         "ptrace (read, readby) peer=%s," % own,

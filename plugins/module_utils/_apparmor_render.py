@@ -1,28 +1,75 @@
 # Copyright: the cordon.agent_host authors
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""PRIVATE to the collection. From one agent of the resolved manifest and the tool catalogue to its two profiles.
+"""PRIVATE to the collection. From one agent of the resolved manifest and the tool catalogue to its profiles.
 
-The cage cordon.NAME is what the agent may ever do. The inner profile cordon.NAME.main, stacked on it by the exec of
-the entry program, is what the agent's own program may do. A process needs the leave of both.
+The cage cordon.NAME is what the agent may ever do. Stacked on it is one inner profile at a time: cordon.NAME.main for
+the agent's own program and all that runs with its rights, cordon.NAME.TOOL for each granted tool that the catalogue
+gives a profile of its own. A process needs the leave of both layers.
 Pure: same input, same text, no clock, no host. docs/apparmor.md has the picture.
 """
 from __future__ import annotations
 
 import re
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, NamedTuple, Tuple
 
 from ._apparmor_lint import lint
-from ._apparmor_policy import ABI, CAGE_READS, DENIED, FLAGS, GPU, NETWORK, Block, peers
-from ._apparmor_rules import Refused, Rule, lines, literal, pattern, rule
+from ._apparmor_policy import (
+    ABI, CAGE_READS, DENIED, FLAGS, GPU, NETWORK, SCRATCH, SCRATCH_RUNS, Block, peers,
+)
+from ._apparmor_rules import Refused, Rule, lines, literal, pattern, rule, transition
 
 ENTRY = "/usr/lib/cordon/entry"
 NAME = re.compile(r"[a-z][a-z0-9_]{0,25}")
+# A tool with a profile of its own lends it its name.
+TOOL = re.compile(r"(?!main$)[a-z0-9][a-z0-9-]{0,40}")
 # Of the home, only what the contract with the role `agent` leaves to the agent; the rest of it belongs to root.
 OWN = (".cache", ".config", ".local")
 INDENT = "  "
 
 Catalogue = Dict[str, Dict[str, Any]]
+
+
+class Grant(NamedTuple):
+    """One tool that the agent has, and why: the line of the manifest, or that everybody has it."""
+
+    name: str
+    title: str
+    tool: Dict[str, Any]
+
+    @property
+    def programs(self) -> List[str]:
+        """What starts it."""
+        return [pattern(path) for path in self.tool.get("executables", [])]
+
+    @property
+    def helpers(self) -> List[str]:
+        """What only the tool itself starts."""
+        return [pattern(path) for path in self.tool.get("helpers", [])]
+
+    @property
+    def profile(self) -> Dict[str, Any]:
+        """How the catalogue wants the tool's own profile; {} for a tool that runs in its caller's."""
+        return self.tool.get("profile") or {}
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether every profile of every agent holds it: an implicit tool that starts nothing is a base."""
+        return bool(self.tool.get("implicit")) and not self.programs
+
+    def allowed(self, executed: List[str]) -> Block:
+        """The tool's rules, with these programs running in the profile that they are started from."""
+        rules = [Rule(path, "mrx") for path in executed]
+        return Block(self.title, lines(rules + [rule(entry) for entry in self.tool.get("rules", [])]))
+
+
+class Layer(NamedTuple):
+    """What every block of one profile is made from. mode: enforce or complain."""
+
+    agent: Dict[str, Any]
+    grants: List[Grant]
+    cage: str
+    mode: str
 
 
 def profiles(agent: Dict[str, Any], catalogue: Catalogue) -> List[Dict[str, str]]:
@@ -33,105 +80,172 @@ def profiles(agent: Dict[str, Any], catalogue: Catalogue) -> List[Dict[str, str]
     name = agent["name"]
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise Refused("%r is not an agent's name: use a lower-case letter, then up to 25 of a-z, 0-9 and _" % (name,))
-    cage = "cordon." + name
-    inner = "enforce" if agent["mode"] == "enforce" else "complain"
-    return [
-        _profile(cage, name, "enforce", "the cage: all that this agent may ever do", _cage(agent, catalogue, cage)),
-        _profile(cage + ".main", name, inner, "its own program, stacked inside " + cage, _main(agent, catalogue, cage)),
-    ]
+    cage, inner = "cordon." + name, "enforce" if agent["mode"] == "enforce" else "complain"
+    grants = _granted(agent, catalogue)
+    outer, layer = Layer(agent, grants, cage, "enforce"), Layer(agent, grants, cage, inner)
+    found = [_profile(outer, cage, "the cage: all that this agent may ever do", _cage(outer)),
+             _profile(layer, cage + ".main", "its own program, stacked inside " + cage, _main(layer))]
+    for grant in grants:
+        if grant.profile:
+            purpose = "its tool %s, stacked inside %s: it %s" % (grant.name, cage, grant.profile["reason"])
+            found.append(_profile(layer, "%s.%s" % (cage, grant.name), purpose, _tool(layer, grant)))
+    return found
 
 
 def packages(agents: List[Dict[str, Any]], catalogue: Catalogue) -> List[str]:
     """The Debian packages of every tool that an agent has, sorted. Raises Refused where the catalogue lacks a tool."""
-    tools = {name for agent in agents for name, _title in _granted(agent, catalogue)}
+    tools = {grant.name for agent in agents for grant in _granted(agent, catalogue)}
     return sorted({package for name in tools for package in catalogue[name]["packages"]})
 
 
-def _profile(name: str, agent: str, mode: str, purpose: str, blocks: List[Block]) -> Dict[str, str]:
-    flags = list(FLAGS) + (["complain"] if mode == "complain" else [])
-    head = "profile %s%s {" % (name, " flags=(%s)" % ", ".join(flags) if flags else "")
-    text = ["# Agent %s, %s." % (agent, purpose),
+def _profile(layer: Layer, name: str, purpose: str, blocks: List[Block]) -> Dict[str, str]:
+    flags = list(FLAGS) + (["complain"] if layer.mode == "complain" else [])
+    head = "profile %s flags=(%s) {" % (name, ", ".join(flags))
+    text = ["# Agent %s, %s." % (layer.agent["name"], purpose),
             "# Rendered by cordon.agent_host from agent_host_agents; the next run undoes an edit of this file.",
             "# Each comment names the manifest line or the tool that a block comes from.", ABI, "", head]
     for block in blocks:
-        text += ["", INDENT + "# " + block.title] + [INDENT + line for line in block.lines]
+        if block.lines:
+            text += ["", INDENT + "# " + block.title] + [INDENT + line for line in block.lines]
     body = "\n".join(text + ["}", ""])
     problems = lint(body)
     if problems:
         raise Refused("profile %s: %s" % (name, "; ".join(problems)))
-    return {"name": name, "agent": agent, "mode": mode, "text": body}
+    return {"name": name, "agent": layer.agent["name"], "mode": layer.mode, "text": body}
 
 
-def _cage(agent: Dict[str, Any], catalogue: Catalogue, cage: str) -> List[Block]:
-    wide = Block("what everybody on the host may read", lines(CAGE_READS))
+def _cage(layer: Layer) -> List[Block]:
+    agent = layer.agent
     entry = Block("the way in: this exec stacks the inner profile (plain transitions fail under NoNewPrivileges)",
-                  ["%s pix -> &%s.main," % (ENTRY, cage)])
-    return [entry] + _common(agent, catalogue, cage, audit_secrets=False) + [wide] + _denied()
-
-
-def _main(agent: Dict[str, Any], catalogue: Catalogue, cage: str) -> List[Block]:
+                  ["%s pix -> &%s.main," % (ENTRY, layer.cage)])
+    wide = Block("what everybody on the host may read", lines(CAGE_READS))
     # Only the inner layer logs a secret being read: both would write the same record twice.
-    return _common(agent, catalogue, cage, audit_secrets=True) + _denied()
+    return [entry, *[grant.allowed(grant.programs + grant.helpers) for grant in layer.grants], _command(agent),
+            _home(agent, "rw", "x"), _secrets(agent, agent["secrets"], ""), _shared(agent, "rw"), _devices(agent),
+            NETWORK, *_always(layer, SCRATCH_RUNS), wide, *_denied(agent)]
 
 
-def _common(agent: Dict[str, Any], catalogue: Catalogue, cage: str, audit_secrets: bool) -> List[Block]:
-    found = _tools(agent, catalogue)
-    found += [_command(agent), _home(agent), _secrets(agent, audit_secrets), _shared(agent), _devices(agent)]
-    found += [NETWORK, Block("among this agent's own processes", peers(cage))]
-    return [block for block in found if block.lines]
+def _main(layer: Layer) -> List[Block]:
+    agent = layer.agent
+    inherited = [grant.allowed(grant.programs) for grant in layer.grants if not grant.profile]
+    secrets = [secret for secret in agent["secrets"] if not secret["tools"]]
+    return [*inherited, *_starts(layer, "main"), _command(agent, layer.grants), _home(agent, "rw", "x"),
+            _secrets(agent, secrets, "audit"), _shared(agent, "rw"), _devices(agent), NETWORK,
+            *_always(layer, SCRATCH_RUNS), *_denied(agent)]
 
 
-def _denied() -> List[Block]:
-    return [Block("never: " + title, lines(rules)) for title, rules in DENIED]
+def _tool(layer: Layer, grant: Grant) -> List[Block]:
+    agent, wanted = layer.agent, grant.profile
+    base = [other.allowed([]) for other in layer.grants if other.everywhere]
+    access = wanted.get("workspace", "r")
+    secrets = [secret for secret in agent["secrets"] if not secret["tools"] or grant.name in secret["tools"]]
+    places = [_home(agent, access), _shared(agent, access)] if access != "none" else []
+    starts = _starts(layer, grant.name) if wanted.get("runs") or layer.mode == "complain" else []
+    if starts and not wanted.get("runs"):
+        # In enforce these starts are refused. In burn-in they leave a record and run with the main program's rights:
+        # without a rule the kernel would make up a profile //null-PROGRAM, in which no socket is ever logged.
+        starts = [Block(block.title + "; only in burn-in", ["audit " + line for line in block.lines])
+                  for block in starts]
+    return [*base, grant.allowed(grant.programs + grant.helpers), *starts, *places, _secrets(agent, secrets, "audit"),
+            *([NETWORK] if wanted.get("network") else []), *_always(layer, []), *_denied(agent)]
 
 
-def _granted(agent: Dict[str, Any], catalogue: Catalogue) -> List[Tuple[str, str]]:
-    """The agent's tools, (name, why it has it): first those that everybody has."""
+def _always(layer: Layer, more: List[Rule]) -> List[Block]:
+    return [Block("scratch space; PrivateTmp makes it the agent's own", lines(SCRATCH + more)),
+            Block("among this agent's own processes", peers(layer.cage))]
+
+
+def _starts(layer: Layer, here: str) -> List[Block]:
+    """What a profile may start that runs in another one: tools in their own, everything else in main.
+
+    The way into a tool scrubs the environment (Px): LD_PRELOAD and its like would run the agent's code with what only
+    the tool may read. The way back gains nothing and scrubs nothing.
+    """
+    taken = {path for grant in layer.grants if grant.name == here for path in grant.programs + grant.helpers}
+    blocks = []
+    for grant in layer.grants:
+        target = grant.name if grant.profile else "main"
+        paths = [path for path in grant.programs if path not in taken]
+        if target not in (here, "main") or (target == "main" and here != "main"):
+            scrub = target != "main"
+            blocks.append(Block(grant.title + (", in its own profile" if scrub else ""),
+                                [transition(path, "%s.%s" % (layer.cage, target), scrub) for path in sorted(paths)]))
+    return blocks + ([] if here == "main" else _starts_own(layer))
+
+
+def _starts_own(layer: Layer) -> List[Block]:
+    """What a tool starts of the agent's own: hooks, scripts, its command. They run in main, without the tool's rights."""
+    agent, main = layer.agent, layer.cage + ".main"
+    home = literal(agent["home"])
+    taken = {path for grant in layer.grants for path in grant.programs}
+    paths = [literal(agent["command"][0])] if literal(agent["command"][0]) not in taken else []
+    paths += [home + "/[^.]{,**}"] + ["%s/%s/{,**}" % (home, place) for place in OWN] + ["/{,var/}tmp/**"]
+    return [Block("what the agent wrote, and its command", [transition(path, main, False) for path in paths])]
+
+
+def _denied(agent: Dict[str, Any]) -> List[Block]:
+    found = [Block("never: " + title, lines(rules)) for title, rules in DENIED]
+    asked = [Rule(literal(path) + "{,/,/**}", "mrwklx", verdict="audit deny") for path in agent["denied"]]
+    if not agent["workspace"]["execute"]:
+        home = literal(agent["home"])
+        own = [literal(agent["workspace"]["path"])] + ["%s/%s" % (home, place) for place in OWN]
+        own += [literal(path) for path in agent["workspace"]["read_write"]]
+        rules = [Rule(path + "/{,**}", "mx", verdict="audit deny") for path in [*own, "/{,var/}tmp", "/dev/shm"]]
+        found.append(Block("agents[%s].workspace.execute: false" % agent["name"], lines(rules)))
+    return found + [Block("agents[%s].denied" % agent["name"], lines(asked))]
+
+
+def _granted(agent: Dict[str, Any], catalogue: Catalogue) -> List[Grant]:
+    """The agent's tools: first those that everybody has."""
     granted = set(agent["tools"])
     missing = sorted(granted - set(catalogue))
     if missing:
         raise Refused("agents[%s].tools: the catalogue lacks %s" % (agent["name"], ", ".join(missing)))
     implicit = {name for name, tool in catalogue.items() if tool.get("implicit")}
     asked = "agents[%s].tools: %%s" % agent["name"]
-    return ([(name, "every agent has tool " + name) for name in sorted(implicit)]
-            + [(name, asked % name) for name in sorted(granted - implicit)])
+    found = ([Grant(name, "every agent has tool " + name, catalogue[name]) for name in sorted(implicit)]
+             + [Grant(name, asked % name, catalogue[name]) for name in sorted(granted - implicit)])
+    unnamed = [grant.name for grant in found if grant.profile and not TOOL.fullmatch(grant.name)]
+    if unnamed:
+        raise Refused("tool %s cannot lend a profile its name: use a-z, 0-9 and -, and not main" % ", ".join(unnamed))
+    return found
 
 
-def _tools(agent: Dict[str, Any], catalogue: Catalogue) -> List[Block]:
-    return [_tool(catalogue[name], title) for name, title in _granted(agent, catalogue)]
-
-
-def _tool(tool: Dict[str, Any], title: str) -> Block:
-    programs = [Rule(pattern(path), "mrx") for path in tool.get("executables", [])]
-    return Block(title, lines(programs + [rule(entry) for entry in tool.get("rules", [])]))
-
-
-def _command(agent: Dict[str, Any]) -> Block:
+def _command(agent: Dict[str, Any], grants: Tuple[Grant, ...] | List[Grant] = ()) -> Block:
     # Through a link, e.g. venv/bin/python, the kernel asks for the program it leads to, which a tool has to grant.
-    return Block("agents[%s].command" % agent["name"], lines([Rule(literal(agent["command"][0]), "mrx")]))
+    command = literal(agent["command"][0])
+    elsewhere = any(command in grant.programs for grant in grants if grant.profile)
+    return Block("agents[%s].command" % agent["name"], [] if elsewhere else lines([Rule(command, "mrx")]))
 
 
-def _home(agent: Dict[str, Any]) -> Block:
+def _home(agent: Dict[str, Any], access: str, execute: str = "") -> Block:
+    """access: r or rw. execute: "x" where what lies there may run, and be mapped, in the same profile.
+
+    So hooks, virtual environments and build results run. [^.] keeps the dot directories, .vault among them, out of
+    what the rest of the home may do.
+    """
     home, workspace = literal(agent["home"]), literal(agent["workspace"]["path"])
-    # x: hooks, virtual environments and build results run, but as ix, inside the same cage. [^.] keeps the dot
-    # directories, .vault among them, out of what the rest of the home may do.
-    rules = [Rule(home + "/", "r"), Rule(home + "/[^.]{,**}", "mrx"), Rule(home + "/.ssh/{,**}", "r"),
-             Rule(workspace + "/{,**}", "mrwklx")]
-    rules += [Rule("%s/%s/{,**}" % (home, place), "mrwklx") for place in OWN]
+    mapped = "mx" if execute else ""
+    own = "rwkl" + mapped if access == "rw" else "r"
+    rules = [Rule(home + "/", "r"), Rule(home + "/[^.]{,**}", "r" + mapped), Rule(home + "/.ssh/{,**}", "r"),
+             Rule(workspace + "/{,**}", own)]
+    rules += [Rule("%s/%s/{,**}" % (home, place), own) for place in OWN]
     return Block("agents[%s].workspace.path, and the home around it" % agent["name"], lines(rules))
 
 
-def _secrets(agent: Dict[str, Any], audited: bool) -> Block:
-    vault, verdict = literal(agent["home"]) + "/.vault/", "audit" if audited else ""
-    rules = [Rule(literal(vault + secret["name"]), "r", verdict=verdict) for secret in agent["secrets"]]
-    title = "agents[%s].secrets%s" % (agent["name"], ": each read leaves a record" if audited else "")
+def _secrets(agent: Dict[str, Any], secrets: List[Dict[str, Any]], verdict: str) -> Block:
+    vault = literal(agent["home"]) + "/.vault/"
+    rules = [Rule(literal(vault + secret["name"]), "r", verdict=verdict) for secret in secrets]
+    title = "agents[%s].secrets%s" % (agent["name"], ": each read leaves a record" if verdict else "")
     return Block(title, lines(rules + [Rule(vault, "r")]) if rules else [])
 
 
-def _shared(agent: Dict[str, Any]) -> Block:
+def _shared(agent: Dict[str, Any], access: str) -> Block:
     # A directory's own path ends with / when the kernel asks; a single file's does not.
-    rules = [Rule(literal(path) + "{,/,/**}", "r") for path in agent["workspace"]["read_only"]]
-    return Block("agents[%s].workspace.read_only" % agent["name"], lines(rules))
+    workspace = agent["workspace"]
+    rules = [Rule(literal(path) + "{,/,/**}", "r") for path in workspace["read_only"]]
+    rules += [Rule(literal(path) + "{,/,/**}", "rwkl" if access == "rw" else "r") for path in workspace["read_write"]]
+    return Block("agents[%s].workspace.read_only, .read_write" % agent["name"], lines(rules))
 
 
 def _devices(agent: Dict[str, Any]) -> Block:

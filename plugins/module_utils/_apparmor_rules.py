@@ -76,6 +76,14 @@ def rule(entry: Dict[str, Any]) -> Rule:
     return Rule(pattern(entry.get("path", "")), access, bool(entry.get("owner", False)))
 
 
+def transition(path: str, target: str, scrub: bool) -> str:
+    """The rule by which starting a program changes the inner profile; path already checked.
+
+    scrub: the kernel clears the environment of what could load other code (AT_SECURE, ld.so(8)).
+    """
+    return "%s r%s -> %s," % (path, "Px" if scrub else "px", target)
+
+
 def lines(rules: List[Rule]) -> List[str]:
     """The rules as sorted lines without repetition: sorted by path, so that two texts compare well."""
     return [found.line() for found in sorted(set(rules))]

@@ -19,8 +19,10 @@ FEATURES = sorted(Path(__file__).parent.glob("features-linux-*"))
 MANIFEST = [
     {
         "name": "autopilot", "command": ["/srv/agents/autopilot/venv/bin/python", "-m", "autopilot"],
-        "tools": ["git", "python"], "workspace": {"read_only": ["/srv/data/reference"]},
-        "secrets": [{"name": "github_token"}], "limits": {"gpu": True, "devices": ["/dev/video0"]}, "mode": "enforce",
+        "tools": ["git", "python"],
+        "workspace": {"read_only": ["/srv/data/reference"], "read_write": ["/srv/data/output"]},
+        "denied": ["/etc/fstab"],
+        "secrets": [{"name": "github_token", "tools": ["git"]}, {"name": "database_url"}], "limits": {"gpu": True, "devices": ["/dev/video0"]}, "mode": "enforce",
     },
     {"name": "second", "command": ["/usr/bin/sleep", "infinity"]},
 ]

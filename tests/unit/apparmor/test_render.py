@@ -26,9 +26,9 @@ def texts(agent, catalogue):
     return {profile["name"]: profile["text"] for profile in profiles(agent, catalogue)}
 
 
-def test_each_agent_has_a_cage_and_an_inner_profile(agents):
+def test_each_agent_has_a_cage_and_its_inner_profiles(agents):
     assert [(each["name"], each["mode"]) for each in apparmor_profiles(agents)] == [
-        ("cordon.autopilot", "enforce"), ("cordon.autopilot.main", "enforce"),
+        ("cordon.autopilot", "enforce"), ("cordon.autopilot.main", "enforce"), ("cordon.autopilot.git", "enforce"),
         ("cordon.second", "enforce"), ("cordon.second.main", "complain"),
     ]
 
@@ -45,21 +45,60 @@ def test_the_same_manifest_in_another_order_gives_the_same_text(agents):
 
 @pytest.mark.parametrize(("where", "line"), [
     ("cage", "/usr/lib/cordon/entry pix -> &cordon.autopilot.main,"),
-    ("both", "/usr/bin/git mrix,"),
-    ("both", "/srv/agents/autopilot/venv/bin/python mrix,"),
-    ("both", "/srv/data/reference{,/,/**} r,"),
-    ("both", "/srv/agents/autopilot/workspace/{,**} mrwklix,"),
-    ("both", "/dev/video0 rw,"),
-    ("both", "/dev/dri/{,**} rw,"),
-    ("both", "audit deny /**/.ssh/** wl,"),
-    ("both", "audit deny /etc/{shadow,gshadow}{,-} mrwklx,"),
-    ("main", "audit /srv/agents/autopilot/.vault/github_token r,"),
+    ("cage git", "/usr/bin/git mrix,"),
+    ("main", "/usr/bin/git rPx -> cordon.autopilot.git,"),
+    ("git", "/usr/bin/python3 rpx -> cordon.autopilot.main,"),
+    ("git", "/usr/bin/dash rpx -> cordon.autopilot.main,"),
+    ("git", "/srv/agents/autopilot/[^.]{,**} rpx -> cordon.autopilot.main,"),
+    ("git", "/srv/agents/autopilot/workspace/{,**} rwkl,"),
+    ("cage git", "/etc/gitconfig r,"),
+    ("cage main", "/srv/agents/autopilot/venv/bin/python mrix,"),
+    ("git", "/srv/agents/autopilot/venv/bin/python rpx -> cordon.autopilot.main,"),
+    ("cage main git", "/srv/data/reference{,/,/**} r,"),
+    ("cage main git", "/srv/data/output{,/,/**} rwkl,"),
+    ("cage main", "/srv/agents/autopilot/workspace/{,**} mrwklix,"),
+    ("cage main", "/dev/video0 rw,"),
+    ("cage main", "/dev/dri/{,**} rw,"),
+    ("cage main git", "audit deny /**/.ssh/** wl,"),
+    ("cage main git", "audit deny /etc/{shadow,gshadow}{,-} mrwklx,"),
+    ("cage main git", "audit deny /etc/fstab{,/,/**} mrwklx,"),
+    ("main git", "audit /srv/agents/autopilot/.vault/database_url r,"),
+    ("git", "audit /srv/agents/autopilot/.vault/github_token r,"),
     ("cage", "/srv/agents/autopilot/.vault/github_token r,"),
+    ("cage main git", 'signal (send, receive) peer="cordon.autopilot//&cordon.autopilot.*",'),
 ])
 def test_a_manifest_line_becomes_a_rule(agents, catalogue, where, line):
     found = {name for name, text in texts(agents[0], catalogue).items() if f"  {line}\n" in text}
-    assert found == {"cage": {"cordon.autopilot"}, "main": {"cordon.autopilot.main"},
-                     "both": {"cordon.autopilot", "cordon.autopilot.main"}}[where]
+    assert found == {"cordon.autopilot" + ("" if name == "cage" else "." + name) for name in where.split()}
+
+
+def test_a_tool_can_neither_run_nor_map_what_the_agent_wrote(agents, catalogue):
+    text = texts(agents[0], catalogue)["cordon.autopilot.git"]
+    granted = [line.split() for line in text.splitlines() if line.startswith(("  /srv", "  /tmp", "  /dev/shm"))]
+    assert granted and all("->" in words or not set("mx") & set(words[-1]) for words in granted)
+
+
+def test_a_tool_that_starts_nothing_leaves_a_record_in_burn_in(agents, catalogue):
+    quiet = {**catalogue["git"], "profile": {"reason": "deserves less"}}
+    start = "/usr/bin/dash rpx -> cordon.autopilot.main,"
+    found = [texts({**agents[0], "mode": mode}, {**catalogue, "git": quiet})["cordon.autopilot.git"]
+             for mode in ("enforce", "burn_in")]
+    assert start not in found[0]
+    assert f"  audit {start}\n" in found[1]
+    assert "\n  network " not in found[0]
+
+
+def test_what_the_agent_wrote_runs_not_at_all_where_the_manifest_says_so(agents, catalogue):
+    still = {**agents[0], "workspace": {**agents[0]["workspace"], "execute": False}}
+    for text in texts(still, catalogue).values():
+        for place in ("/srv/agents/autopilot/workspace", "/srv/agents/autopilot/.local", "/{,var/}tmp", "/srv/data/output"):
+            assert f"  audit deny {place}/{{,**}} mx,\n" in text
+
+
+def test_a_command_that_is_a_tool_runs_in_the_profile_of_the_tool(agents, catalogue, compile_all):
+    text = texts({**agents[0], "command": ["/usr/bin/git", "daemon"]}, catalogue)["cordon.autopilot.main"]
+    assert text.count("  /usr/bin/git ") == 1
+    assert compile_all([text]) == ""
 
 
 def test_what_was_not_granted_is_not_there(agents, catalogue):
@@ -86,7 +125,10 @@ manifests = st.fixed_dictionaries({
     "command": st.lists(paths, min_size=1, max_size=2),
 }, optional={
     "tools": st.lists(st.sampled_from(sorted(known_tools())), max_size=4, unique=True),
-    "workspace": st.fixed_dictionaries({"read_only": st.lists(paths, max_size=3)}),
+    "workspace": st.fixed_dictionaries({"read_only": st.lists(paths, max_size=3)}, optional={
+        "read_write": st.lists(paths, max_size=2), "execute": st.booleans()}),
+    "denied": st.lists(paths, max_size=3),
+    "inner_sandbox": st.sampled_from(["deny", "allow"]),
     "secrets": st.lists(st.text(string.ascii_lowercase + "_", min_size=1, max_size=9), max_size=2, unique=True).map(
         lambda names: [{"name": name} for name in names]),
     "limits": st.fixed_dictionaries({"gpu": st.booleans(), "devices": st.lists(paths.map(lambda path: "/dev" + path),
@@ -104,7 +146,7 @@ def test_whatever_the_manifest_filter_lets_through_compiles(compile_all, manifes
     except ManifestError:
         return
     rendered = apparmor_profiles(resolved)
-    assert len(rendered) == 2
+    assert {profile["name"] for profile in rendered} >= {f"cordon.{resolved[0]['name']}{part}" for part in ("", ".main")}
     assert compile_all([profile["text"] for profile in rendered]) == ""
 
 
@@ -162,6 +204,10 @@ def test_the_renderer_itself_refuses_what_the_manifest_filter_would_have(agents,
     "capability,",
     "capability sys_admin,", "audit capability kill,", "mount,", "umount,", "pivot_root,", "userns,", "io_uring,",
     "dbus,",
+    "/usr/bin/x rpx -> cordon.x.git,", "/usr/bin/x rPx -> cordon.y.git,", "/usr/bin/x rpx -> cordon.y.main,",
+    "/usr/bin/x rPx -> cordon.x,", "/usr/bin/x rPx -> unconfined,", "/usr/bin/x rpix -> cordon.x.main,",
+    "/usr/lib/cordon/entry pix -> &cordon.y.main,", "/usr/bin/x rux -> cordon.x.main,",
+    "change_profile /x -> cordon.x.main,",
     "ptrace,", "ptrace (trace) peer=cordon.x,", "ptrace (read, readby) peer=unconfined,", "ptrace (read, readby),",
     "signal,", "signal (send) peer=unconfined,", "network,", "network inet,", "network inet raw,",
     "network packet raw,",
@@ -192,7 +238,7 @@ def test_packages_of_granted_tools_are_wanted(agents, catalogue):
 @pytest.mark.parametrize("name", sorted(load_catalogue()))
 def test_a_tool_is_complete_and_gives_nothing_forbidden(name, catalogue, agents):
     tool = catalogue[name]
-    assert set(tool) - {"implicit"} == {"name", "description", "packages", "executables", "rules", "proof"}
+    assert set(tool) - {"implicit", "profile", "helpers"} == {"name", "description", "packages", "executables", "rules", "proof"}
     assert tool["packages"] and tool["proof"] and all(isinstance(word, str) for word in tool["proof"])
     for text in texts({**agents[1], "tools": [name]}, catalogue).values():
         assert lint(text) == []
