@@ -8,6 +8,8 @@
     features   [str]|null: those the cage rests on, e.g. domain/stack
     counts     {mode: number}|null: profiles of the whole host by mode
     profiles   {name: {mode, hash, hash_kind}}|null: ours (cordon.*), as the kernel holds them
+    unenforced [{class, why, control, remains}]|null: what the kernel left to other controls when the profiles were
+               loaded; null when that was never recorded
 
 hash is the kernel's digest of the compiled policy (raw_sha256 since Linux 6.8, raw_sha1 before):
 equal to that of `apparmor_parser -S`, it changes with every rule and with nothing else.
@@ -15,7 +17,7 @@ equal to that of `apparmor_parser -S`, it changes with every rule and with nothi
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Mapping, Optional
 
 from ._facts_processes import split_label
 from ._facts_source import Source
@@ -33,13 +35,20 @@ def read(source: Source) -> Dict[str, Any]:
     enabled = source.word(SWITCH) if source.exists(SWITCH) else "N"
     supported = None if enabled is None else enabled == "Y" and source.exists(SECURITYFS + "/policy/profiles")
     if not supported:
-        return {"supported": supported, "enabled": enabled, "features": None, "counts": None, "profiles": None}
+        return {"supported": supported, "enabled": enabled, "features": None, "counts": None, "profiles": None,
+                "unenforced": None}
     return {
         "supported": True, "enabled": enabled,
         "features": [name for name in FEATURES if source.exists("%s/features/%s" % (SECURITYFS, name))],
         "counts": count_modes(source.text(SECURITYFS + "/profiles")),
-        "profiles": _profiles(source),
+        "profiles": loaded(source),
+        "unenforced": _record(source).get("unenforced"),
     }
+
+
+def _record(source: Source) -> Dict[str, Any]:
+    found = source.record(RECORD) if source.exists(RECORD) else None
+    return found if isinstance(found, dict) else {}
 
 
 def recorded(source: Source) -> Optional[Dict[str, Any]]:
@@ -61,7 +70,8 @@ def count_modes(text: Optional[str]) -> Optional[Dict[str, int]]:
     return dict(sorted(counts.items()))
 
 
-def _profiles(source: Source) -> Optional[Dict[str, Dict[str, Any]]]:
+def loaded(source: Source) -> Optional[Dict[str, Dict[str, Any]]]:
+    """Return {name: {mode, hash, hash_kind}} of our profiles in the kernel; null when that cannot be listed."""
     top = SECURITYFS + "/policy/profiles"
     names = source.names(top)
     if names is None:
@@ -76,6 +86,22 @@ def _profiles(source: Source) -> Optional[Dict[str, Dict[str, Any]]]:
             found[name] = {"mode": source.word(path + "/mode"), "hash_kind": kind,
                            "hash": source.word("%s/%s" % (path, kind)) if kind else None}
     return found
+
+
+def drift(record: Mapping[str, Mapping[str, Any]], kernel: Mapping[str, Mapping[str, Any]]) -> List[Dict[str, str]]:
+    """Name every profile that the kernel does not hold as recorded when it was loaded: [{profile, problem}]."""
+    found = {name: _differs(record.get(name), kernel.get(name)) for name in sorted(set(record) | set(kernel))}
+    return [{"profile": name, "problem": problem} for name, problem in found.items() if problem]
+
+
+def _differs(known: Optional[Mapping[str, Any]], loaded_as: Optional[Mapping[str, Any]]) -> str:
+    if loaded_as is None:
+        return "the kernel does not have it"
+    if known is None:
+        return "it is loaded, but no run recorded it"
+    if loaded_as["mode"] != known.get("mode"):
+        return "the kernel has it in %s, recorded was %s" % (loaded_as["mode"], known.get("mode"))
+    return "" if loaded_as["hash"] == known.get("hash") else "the kernel has another policy under its name"
 
 
 def of_agent(apparmor: Dict[str, Any], record: Optional[Dict[str, Any]], agent: str) -> Dict[str, Any]:
