@@ -11,12 +11,17 @@ from __future__ import annotations
 
 from typing import Any, Dict, List
 
+from . import _ssh
+
 CONFIG = "/etc/cordon"
 LIBRARY = "/usr/lib/cordon"
 UNITS = "/etc/systemd/system"
 
 # The agent's own directories; the rest of its home belongs to root, so it can plant no rc file or key.
-WRITABLE = (".cache", ".config", ".local")
+WRITABLE = (".cache", ".config", ".config/git", ".config/ssh", ".local")
+
+# git reads this instead of ~/.gitconfig, which the agent cannot write.
+GIT_CONFIG = ".config/git/config"
 
 # Daemons behind these sockets act with their own rights for whoever connects, so a read-only mount
 # does not help (peers.md S-8 to S-10).  AppArmor has no rule for them either: this is the second layer.
@@ -105,9 +110,24 @@ def _device_lines(limits: Dict[str, Any]) -> List[str]:
     )
 
 
+def _git(agent: Dict[str, Any]) -> Dict[str, str]:
+    """git's settings, as git-config(1) takes them from the environment.
+
+    git asks a helper by name, `git credential-cordon FILE`, so that it runs in git's own profile; a helper by path would
+    be started by a shell, which runs in main and may not read the secret.
+    """
+    home = agent["home"]
+    secrets = [secret["name"] for secret in agent["secrets"] if "git" in secret["tools"]]
+    found = {"GIT_CONFIG_GLOBAL": f"{home}/{GIT_CONFIG}", "GIT_CONFIG_COUNT": str(len(secrets))}
+    for number, name in enumerate(secrets):
+        found[f"GIT_CONFIG_KEY_{number}"] = "credential.helper"
+        found[f"GIT_CONFIG_VALUE_{number}"] = f"cordon {home}/.vault/{name}"
+    return found if secrets else {"GIT_CONFIG_GLOBAL": found["GIT_CONFIG_GLOBAL"]}
+
+
 def _identity(agent: Dict[str, Any], apparmor: bool) -> List[str]:
     home = agent["home"]
-    environment = {"HOME": home, "PATH": "/usr/local/bin:/usr/bin:/bin", **agent["environment"]}
+    environment = {"HOME": home, "PATH": "/usr/local/bin:/usr/bin:/bin", **_git(agent), **agent["environment"]}
     environment["CORDON_LABEL"] = label(agent) if apparmor else "unenforced"
     return [
         f"User={agent['user']}",
@@ -140,6 +160,7 @@ def confinement(agent: Dict[str, Any], apparmor: bool = True) -> str:
         SANDBOX.rstrip("\n"),
         *_device_lines(agent["limits"]),
         f"ReadWritePaths={agent['home']}",
+        *[f"ReadWritePaths=-{path}" for path in agent["workspace"]["read_write"]],
         *[f"ReadOnlyPaths=-{path}" for path in agent["workspace"]["read_only"]],
         *[f"InaccessiblePaths=-{path}" for path in DAEMON_SOCKETS],
     ]
@@ -204,5 +225,7 @@ def files(agents: List[Dict[str, Any]], apparmor: bool = True) -> Dict[str, List
             {"path": f"{UNITS}/cordon-{name}.slice", "content": slice_unit(agent)},
         ]
         links += [{"path": f"{unit}/50-confinement.conf", "target": shared} for unit in (service, session)]
+    if any("ssh" in agent["tools"] for agent in agents):
+        contents.append({"path": _ssh.CLIENT_CONFIG, "content": _ssh.client_config(agents)})
     users = [{"name": agent["user"], "home": agent["home"]} for agent in agents]
     return {"users": users, "directories": directories, "files": contents, "links": links}

@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from ansible_collections.cordon.agent_host.plugins.filter.agents import FilterModule
@@ -101,4 +104,58 @@ def test_the_home_belongs_to_root_and_only_the_work_directories_to_the_agent():
     rows = {row["path"]: row.get("owner", "root") for row in _units.files([agent()])["directories"]}
     own = {path.rsplit("/", 1)[1] for path, user in rows.items() if user == "agent-scout"}
     assert rows["/srv/agents/scout"] == "root" and rows["/srv/agents/scout/.ssh"] == "root"
-    assert own == {"workspace", ".cache", ".config", ".local"}
+    assert own == {"workspace", ".cache", ".config", "git", "ssh", ".local"}
+
+
+def test_output_paths_are_writable_in_the_unit():
+    text = _units.confinement(agent(workspace={"read_write": ["/srv/output"]}))
+    assert setting(text, "ReadWritePaths") == ["/srv/agents/scout", "-/srv/output"]
+
+
+def test_git_asks_for_a_secret_that_only_git_reads():
+    text = _units.confinement(agent(tools=["git"], secrets=[{"name": "token", "tools": ["git"]}, {"name": "other"}]))
+    found = [line.strip('"') for line in setting(text, "Environment") if "GIT_CONFIG" in line]
+    assert found == [
+        "GIT_CONFIG_COUNT=1",
+        "GIT_CONFIG_GLOBAL=/srv/agents/scout/.config/git/config",
+        "GIT_CONFIG_KEY_0=credential.helper",
+        "GIT_CONFIG_VALUE_0=cordon /srv/agents/scout/.vault/token",
+    ]
+
+
+def test_ssh_finds_its_keys_in_the_vault_and_notes_hosts_where_the_agent_may_write():
+    files = {file["path"]: file["content"] for file in _units.files([
+        agent(tools=["ssh"], secrets=[{"name": "deploy_key", "tools": ["ssh"]}, {"name": "other"}]),
+    ])["files"]}
+    assert files["/etc/ssh/ssh_config.d/50-cordon.conf"].splitlines()[3:] == [
+        "Match localuser agent-scout",
+        "    UserKnownHostsFile /srv/agents/scout/.config/ssh/known_hosts",
+        "    IdentityAgent none",
+        "    IdentitiesOnly yes",
+        "    IdentityFile /srv/agents/scout/.vault/deploy_key",
+    ]
+
+
+def test_without_ssh_nothing_is_said_to_ssh():
+    assert not [file for file in _units.files([agent()])["files"] if "/etc/ssh" in file["path"]]
+
+
+CREDENTIAL = Path(__file__).parents[3] / "roles" / "agent" / "files" / "git-credential"
+
+
+@pytest.mark.parametrize(("asked", "answer"), [
+    ("protocol=https\nhost=git.example.org\n\n", "username=x\npassword=a:b@c\n"),
+    ("protocol=https\nhost=git.example.org:8443\n\n", "username=y\npassword=z\n"),
+    ("protocol=http\nhost=git.example.org\n\n", ""),
+    ("protocol=https\nhost=evil.example.org\n\n", ""),
+    ("protocol=https\nhost=*\n\n", ""),
+    ("protocol=\nhost=git.example.org\n\n", ""),
+    ("", ""),
+])
+def test_a_credential_goes_to_its_host_only(tmp_path, asked, answer):
+    secret = tmp_path / "token"
+    secret.write_text("https://x:a:b@c@git.example.org\nhttps://y:z@git.example.org:8443", encoding="utf-8")
+    for operation, expected in (("get", answer), ("store", ""), ("erase", "")):
+        done = subprocess.run(["sh", str(CREDENTIAL), str(secret), operation], input=asked, capture_output=True, text=True,
+                              check=True)
+        assert done.stdout == expected
