@@ -16,6 +16,8 @@ Record = Mapping[str, str]
 
 _PROFILE = re.compile(r"cordon\.([a-z][a-z0-9_]*)")
 _LONGEST = 1000  # characters of one argument in the event log
+_UNTRUSTED = frozenset({"profile", "name", "comm", "target", "srcname", "peer"})
+_HEX = re.compile(r"(?:[0-9A-F]{2})+")
 _CURRENT_DIRECTORY = "AT_FDCWD"
 
 
@@ -25,6 +27,14 @@ class AuditEvent(NamedTuple):
     seconds: float
     stamp: str  # "1700000000.123:456", unique on this host
     records: list[dict[str, str]]
+
+
+def plain(name: str, raw: str) -> str:
+    """A field of an AVC as the kernel wrote it, without quotes; text that it does not trust is hex if it needs quoting
+    (audit_log_untrustedstring(), kernel/audit.c)."""
+    if name in _UNTRUSTED and _HEX.fullmatch(raw):
+        return bytes.fromhex(raw).decode("utf-8", "replace")
+    return raw.strip('"')
 
 
 def _cut(argument: str) -> str:

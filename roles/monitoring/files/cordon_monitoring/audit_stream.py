@@ -18,7 +18,7 @@ from typing import Any, Callable, Iterator
 
 import auparse  # Debian and Ubuntu: python3-audit
 
-from .act import AuditEvent
+from .act import AuditEvent, plain
 from .log_tail import Cursor, LogTail
 
 AUDIT_LOG = Path("/var/log/audit/audit.log")
@@ -28,6 +28,9 @@ _GIVE_UP = 60.0  # seconds
 
 # Left as the record has them: numbers that decisions rest on, and bytes that we decode ourselves.
 _RAW = frozenset({"uid", "auid", "euid", "fsuid", "ouid", "pid", "ppid", "exit", "success", "saddr", "item", "nametype"})
+# Fields of AppArmor that libauparse takes for other records' (family="inet" for a number, flags for those of mmap), or
+# leaves in hex.
+_APPARMOR = frozenset({"family", "flags", "target", "srcname", "peer"})
 
 
 class AuditStream:
@@ -85,12 +88,14 @@ def _whole(parser: Any, reason: int, ready: list[AuditEvent]) -> None:
 def _records(parser: Any) -> Iterator[dict[str, str]]:
     parser.first_record()
     while True:
-        record = {"type": parser.get_type_name()}
+        kind = parser.get_type_name()
+        record = {"type": kind}
         parser.first_field()
         while True:
             name = parser.get_field_name()
             if name != "type":
-                record[name] = _value(parser, name)
+                ours = kind == "AVC" and name in _APPARMOR
+                record[name] = plain(name, str(parser.get_field_str())) if ours else _value(parser, name)
             if not parser.next_field():
                 break
         yield record

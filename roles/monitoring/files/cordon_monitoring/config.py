@@ -31,10 +31,11 @@ def settings(path: Path = SETTINGS) -> Settings:
 
 
 class Agents(NamedTuple):
-    """Who is an agent: by uid (audit records) and by name (kernel log lines)."""
+    """Who is an agent: by uid (audit records) and by name (kernel log lines), and which of them are in burn-in."""
 
     by_uid: dict[int, str]
     names: frozenset[str]
+    burning: frozenset[str] = frozenset()
 
 
 def agents(path: Path = MANIFEST) -> Agents:
@@ -46,7 +47,9 @@ def agents(path: Path = MANIFEST) -> Agents:
             by_uid[pwd.getpwnam(agent["user"]).pw_uid] = agent["name"]
         except KeyError:
             continue
-    return Agents(by_uid, frozenset(agent["name"] for agent in listed))
+    # The role agent writes the mode that holds on this host, promotions included.
+    burning = frozenset(agent["name"] for agent in listed if agent.get("mode") == "burn_in")
+    return Agents(by_uid, frozenset(agent["name"] for agent in listed), burning)
 
 
 class LiveAgents:

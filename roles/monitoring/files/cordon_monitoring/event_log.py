@@ -17,7 +17,7 @@ from typing import Sequence
 from .event import Event
 
 EVENT_LOG = Path("/var/log/cordon/events.jsonl")
-_LOOK_BACK = 1 << 20  # bytes at the end of the log in which a repeated event can be
+_LOOK_BACK = 4 << 20  # bytes at the end of the log in which a repeated event can be: some 10 s of the worst flood
 
 
 class EventLog:

@@ -62,7 +62,7 @@ class Limiter:
         counted = {**last, "time": events.when(wall), "id": f"{last['id']}:suppressed"}
         counted["suppressed"] = self._seen[key] - self._limits[str(key[0])]
         if key[0] == "agent":
-            for name in ("program", "pid", "path", "argv", "address", "port", "secret"):
+            for name in ("program", "pid", "path", "argv", "address", "port", "secret", "apparmor"):
                 counted.pop(name, None)
             counted["operation"] = "any"
         return counted

@@ -15,6 +15,7 @@ from typing import Mapping
 from . import event as events
 from .act import Act, AuditEvent
 from .event import Event
+from .verdict import verdicts
 
 TAMPER = "cordon-tamper"
 
@@ -41,6 +42,7 @@ _NETWORK_OPERATIONS = frozenset(
 )
 # System calls on other processes and on the machine; the audit rules ask for their refusals.
 _PROCESS_CALLS = frozenset({"kill", "tgkill", "ptrace", "mount", "umount2", "unshare", "setns", "chroot", "bpf"})
+_SAID = ("class", "profile", "layer", "access", "family", "sock_type", "protocol", "detail")
 # AppArmor's names for things that are neither a file, nor a connection, nor the start of a program.
 _PROCESS_OPERATIONS = frozenset(
     {
@@ -74,6 +76,8 @@ def audit_event(event: AuditEvent, by_uid: Mapping[int, str], host: str) -> Even
     found["pid"] = int(pid) if pid.isdigit() else None
     found["profile"] = act.profile()
     found["outcome"], found["reason"] = _outcome(act)
+    if found["reason"] in ("apparmor", "complain"):
+        found["apparmor"] = _apparmor(act)
     if tamper:
         return _tamper(found, act)
     return _of_kind(found, act)
@@ -86,6 +90,13 @@ def _outcome(act: Act) -> tuple[str, str | None]:
     if act.error in _DENIALS:
         return "denied", act.error
     return "allowed", "complain" if verdict == "ALLOWED" else act.error
+
+
+def _apparmor(act: Act) -> dict[str, str | None]:
+    """What exactly was refused, or would be in enforce, and in which layer: about the path that the event names."""
+    said = verdicts(act)
+    chosen = next((found for found in said if found["path"] == act.path()), said[0] if said else {})
+    return {name: chosen.get(name) for name in _SAID}
 
 
 def _of_kind(found: Event, act: Act) -> Event | None:

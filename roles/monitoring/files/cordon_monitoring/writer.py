@@ -16,15 +16,18 @@ import signal
 import time
 from typing import Any
 
-from . import alert_rules, audit_status, config, saved, service
+from . import alert_rules, audit_status, config, kernel_audit, saved, service
+from .act import AuditEvent
 from .alert_queue import AlertQueue
 from .audit_stream import AuditStream
+from .burn_in import Collector
 from .correlate import HOLD
 from .event import Event, when
 from .event_log import EventLog
 from .kernel_stream import KernelStream
 from .log_tail import Cursor
 from .pipeline import Pipeline
+from .spool import Spool
 
 _PAUSE = 0.5  # seconds between looks at the sources
 _SLICE = 500  # acts after which a long backlog is written and systemd's watchdog told
@@ -47,6 +50,8 @@ class Writer:
         self._log = EventLog()
         self._alerts = AlertQueue(settings.webhook_url)
         self._pipeline = Pipeline(settings, self._raise)
+        self._burn_in = Collector(continued=bool(place))
+        self._spool = Spool(settings.host)
         self._batch: list[Event] = []
         self._places: list[tuple[float, dict[str, Any]]] = []
         self._saved: dict[str, Any] = {}
@@ -54,6 +59,7 @@ class Writer:
         self._log_error: str | None = None
         self._reported = 0.0
         self._gaps = 0
+        self._malformed = 0
         self._stopping = False
 
     def stop(self, *_signal: object) -> None:
@@ -69,7 +75,7 @@ class Writer:
             self._round()
             time.sleep(_PAUSE)
         self._batch += self._pipeline.finished(time.monotonic(), end=True)
-        if self._write():
+        if self._write() and self._burn_in.save(time.monotonic(), at_once=True):
             self._save(self._place())
         self._kernel.close()
         self._report()
@@ -78,22 +84,37 @@ class Writer:
         now = time.monotonic()
         if self._write():
             self._read(now)
+            self._missed(now)
             self._batch += self._pipeline.finished(now)
             if self._write():
                 self._settle(now)
         self._watch(now)
+        for found in self._spool.alerts():
+            self._pipeline.take_alert(found, now)
         service.notify("WATCHDOG=1")
 
     def _read(self, now: float) -> None:
         agents = self._agents.current()
+        self._burn_in.follow(agents, time.time())
         for number, found in enumerate(self._audit.poll(), 1):
-            self._pipeline.take_audit(found, agents, now)
+            self._take(found, agents, now)
             if number % _SLICE == 0:
                 self._batch += self._pipeline.finished(time.monotonic())
                 self._write()
                 service.notify("WATCHDOG=1")
         for line in self._kernel.poll():
-            self._pipeline.take_kernel(line, now)
+            printed, loss = kernel_audit.avc(line), kernel_audit.loss(line)
+            if printed:
+                self._take(printed, agents, now)
+            elif loss:
+                self._burn_in.lose(loss, line.seconds)
+            else:
+                self._pipeline.take_kernel(line, now)
+
+    def _take(self, found: AuditEvent, agents: config.Agents, now: float) -> None:
+        # Before anything is counted away or left out: burn-in needs every verdict.
+        self._burn_in.take(found, agents)
+        self._pipeline.take_audit(found, agents, now)
 
     def _write(self) -> bool:
         """Write the batch; False while the log does not take it."""
@@ -114,12 +135,12 @@ class Writer:
         return {"audit": self._audit.safe_cursor(), "kernel": self._kernel.cursor}
 
     def _settle(self, now: float) -> None:
-        """Save the newest place of which every event is written."""
+        """Save the newest place of which every event is written, and every verdict collected and on disk."""
         self._places.append((now, self._place()))
-        settled = [place for since, place in self._places if since <= now - _SETTLED]
-        if settled:
-            self._places = [(since, place) for since, place in self._places if since > now - _SETTLED]
-            self._save(settled[-1])
+        settled = [entry for entry in self._places if entry[0] <= now - _SETTLED]
+        self._places = settled[-1:] + self._places[len(settled) :]
+        if settled and self._burn_in.save(now):
+            self._save(settled[-1][1])
             self._log.forget()
 
     def _save(self, place: dict[str, Any]) -> None:
@@ -128,20 +149,27 @@ class Writer:
             self._saved = place
 
     def _watch(self, now: float) -> None:
-        """What concerns the monitoring itself: records lost, audit off, gaps in the logs."""
+        """What concerns the monitoring itself: records lost, audit off."""
         if now - self._reported < _REPORT:
             return
         self._reported = now
         status = audit_status.read()
+        self._burn_in.take_status(status, time.time())
         if status:
             self._pipeline.take_lost(status.lost, now, time.time())
         if self._settings.audit_required and not (status and status.enabled):
             self._host_alert(alert_rules.AUDIT_OFF, "the kernel does not audit: acts of agents are not recorded", now)
-        gaps = self._audit.tail.gaps + self._kernel.gaps
+        self._report(status)
+
+    def _missed(self, now: float) -> None:
+        """Say what could not be read, before the place behind it is saved."""
+        gaps, malformed = self._audit.tail.gaps + self._kernel.gaps, self._audit.malformed
         if gaps > self._gaps:
             self._host_alert(alert_rules.GAP, "a log was rotated away before it was read: acts of agents are missing", now)
-        self._gaps = gaps
-        self._report(status)
+            self._burn_in.lose("a log was rotated away before it was read", time.time())
+        if malformed > self._malformed:
+            self._burn_in.lose("records of the audit log could not be read", time.time())
+        self._gaps, self._malformed = gaps, malformed
 
     def _host_alert(self, rule: str, summary: str, now: float) -> None:
         self._pipeline.take_alert(alert_rules.host_alert(rule, self._settings.host, time.time(), summary), now)
