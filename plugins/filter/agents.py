@@ -13,6 +13,7 @@ description:
     with every default filled in. All roles of the collection work from this form.
   - Reports every mistake at once, one per line, each with its path and the remedy.
   - Resolving a resolved manifest changes nothing.
+  - With O(promotions) it returns the agents as they are to run. One that burns in and was promoted is in C(enforce).
 positional: _input, root
 options:
   _input:
@@ -26,6 +27,11 @@ options:
     description: What messages call the list.
     type: str
     default: agents
+  promotions:
+    description:
+      - The host's promotions, as RV(cordon.agent_host.apparmor_info#module:promotions) has them.
+      - Left out, an agent's C(mode) is the one that the manifest says.
+    type: dict
 """
 
 EXAMPLES = r"""
@@ -62,18 +68,22 @@ _value:
       burn_in: {days: 14, active_days: 3, replay: []}
 """
 
-from typing import Any, Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
 from ansible_collections.cordon.agent_host.plugins.module_utils._manifest import ManifestError, resolve
+from ansible_collections.cordon.agent_host.plugins.module_utils._promotions import effective
 from ansible_collections.cordon.agent_host.plugins.plugin_utils._catalogue import CatalogueError, known_tools
 
 
-def agents(value: Any, root: str = "agents") -> list[dict[str, Any]]:
+def agents(
+    value: Any, root: str = "agents", promotions: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
     """The resolved manifest, see module_utils/_manifest.py; every mistake in one AnsibleFilterError."""
     try:
-        return resolve(value, known_tools(), root)
+        return effective(resolve(value, known_tools(), root), promotions or {})
     except (ManifestError, CatalogueError) as error:
         raise AnsibleFilterError(str(error)) from error
 
