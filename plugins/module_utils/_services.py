@@ -66,6 +66,8 @@ def start(seen: Dict[str, Dict[str, str]], agents: List[str], restart: List[str]
         if state.get("UnitFileState") != "enabled":
             steps.append(["enable", "--quiet", unit])
         if state.get("ActiveState") != "active":
+            # A preflight that refused it too often has used up its starts (StartLimitBurst=).
+            steps += [["reset-failed", unit]] if state.get("ActiveState") in ("failed", "activating") else []
             steps.append(["start", unit])
         elif agent in restart:
             steps.append(["restart", unit])

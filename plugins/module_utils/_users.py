@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Private: what an agent's user must look like, and the steps that bring it there.
 
-An agent's user has no login, no password, no group but its own, no cron or at, no lingering user
-manager and no subordinate ids: each would start a process outside the unit that confines it
-(peers.md S-9, S-14, S-19).
+An agent's user has no login, no password, an expired account, no group but its own, no cron or at, no
+lingering user manager and no subordinate ids: each would start a process outside the unit that confines
+it (peers.md S-9, S-14, S-19).
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 
 NOLOGIN = "/usr/sbin/nologin"
 LINGER = "/var/lib/systemd/linger"
+# usermod(8) on locking an account and not only its password. PAM's account phase then refuses whoever asks it:
+# sshd, su, cron, at and the user manager, for root too and for a key or a job that root has planted.
+EXPIRED = "1"
 
 
 class Account(NamedTuple):
@@ -23,6 +26,7 @@ class Account(NamedTuple):
     shell: str
     groups: Tuple[str, ...]  # supplementary
     locked: bool
+    expired: bool
     subordinate: bool  # has a line in /etc/subuid or /etc/subgid
     lingering: bool
 
@@ -55,13 +59,14 @@ def account(host: Host, user: str) -> Optional[Account]:
     row = next((row for row in _rows(host.passwd) if row[0] == user), None)
     if row is None:
         return None
-    password = next((shadow[1] for shadow in _rows(host.shadow) if shadow[0] == user), "")
+    shadow = next((shadow for shadow in _rows(host.shadow) if shadow[0] == user), [user, ""])
     return Account(
         home=row[5],
         shell=row[6],
         groups=tuple(sorted(entry[0] for entry in _rows(host.group) if user in entry[3].split(","))),
         # shadow(5): a field that starts with '!' or is '*' matches no password; an empty one needs none.
-        locked=password.startswith(("!", "*")),
+        locked=shadow[1].startswith(("!", "*")),
+        expired=shadow[7:8] == [EXPIRED],
         subordinate=any(entry[0] == user for entry in _rows(host.subuid) + _rows(host.subgid)),
         lingering=user in host.lingering,
     )
@@ -80,6 +85,8 @@ def steps(host: Host, user: str, home: str) -> List[Step]:
             home,
             "--shell",
             NOLOGIN,
+            "--expiredate",
+            EXPIRED,
             "--comment",
             "AI agent",
             user,
@@ -97,6 +104,8 @@ def steps(host: Host, user: str, home: str) -> List[Step]:
         found.append(Step(f"leave the groups {', '.join(seen.groups)}", ["usermod", "--groups", "", user]))
     if not seen.locked:
         found.append(Step("lock the password", ["usermod", "--lock", user]))
+    if not seen.expired:
+        found.append(Step("let the account expire", ["usermod", "--expiredate", EXPIRED, user]))
     if seen.subordinate:
         found += _without_subordinate_ids(host, user)
     if seen.lingering:

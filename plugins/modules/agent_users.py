@@ -10,7 +10,7 @@ short_description: Users without a way in, one for each agent
 version_added: 0.1.0
 description:
   - Makes the users of all agents in one call, or corrects them.
-  - Such a user has no login shell, no password, no group but its own, no cron or at,
+  - Such a user has no login shell, no password, an expired account, no group but its own, no cron or at,
     no lingering user manager and no subordinate ids.
   - Users are never removed. Files that an agent left behind would otherwise belong to whoever gets its number next.
 extends_documentation_fragment:

@@ -48,7 +48,14 @@ def test_names_leave_out_the_template_and_foreign_units():
             ["a"],
             [["enable", "--quiet", "cordon-agent@a.service"], ["start", "cordon-agent@a.service"]],
         ),
-        ({**ACTIVE, "ActiveState": "failed"}, [], [["start", "cordon-agent@a.service"]]),
+        *(
+            (
+                {**ACTIVE, "ActiveState": refused},
+                [],
+                [["reset-failed", "cordon-agent@a.service"], ["start", "cordon-agent@a.service"]],
+            )
+            for refused in ("failed", "activating")
+        ),
         ({**ACTIVE, "NeedDaemonReload": "yes"}, [], [["daemon-reload"]]),
     ],
 )

@@ -13,7 +13,7 @@ HOME = "/srv/agents/a"
 RIGHT = _users.Host(
     passwd=f"root:x:0:0::/root:/bin/bash\nagent-a:x:990:990::{HOME}:/usr/sbin/nologin\n",
     group="sudo:x:27:\nagent-a:x:990:\n",
-    shadow="agent-a:!:20000::::::\n",
+    shadow="agent-a:!:20000:::::1:\n",
     subuid="alice:100000:65536\n",
     subgid="",
     lingering=(),
@@ -28,14 +28,16 @@ def test_a_right_user_needs_nothing():
 def test_a_missing_user_is_created_without_login():
     (step,) = _users.steps(RIGHT, "agent-b", "/srv/agents/b")
     assert step.argv[0] == "useradd" and step.argv[-1] == "agent-b" and _users.NOLOGIN in step.argv
+    assert step.argv[step.argv.index("--expiredate") + 1] == "1"
 
 
 @pytest.mark.parametrize(
     ("wrong", "argv"),
     [
         ({"group": "sudo:x:27:alice,agent-a\n"}, ["usermod", "--groups", "", "agent-a"]),
-        ({"shadow": "agent-a:$y$hash:1::::::\n"}, ["usermod", "--lock", "agent-a"]),
-        ({"shadow": "agent-a::1::::::\n"}, ["usermod", "--lock", "agent-a"]),
+        ({"shadow": "agent-a:$y$hash:1:::::1:\n"}, ["usermod", "--lock", "agent-a"]),
+        ({"shadow": "agent-a::1:::::1:\n"}, ["usermod", "--lock", "agent-a"]),
+        ({"shadow": "agent-a:!:1::::::\n"}, ["usermod", "--expiredate", "1", "agent-a"]),
         ({"subuid": "agent-a:100000:65536\n"}, ["usermod", "--del-subuids", "100000-165535", "agent-a"]),
         ({"lingering": ("agent-a",)}, ["rm", "--", "/var/lib/systemd/linger/agent-a"]),
         (
