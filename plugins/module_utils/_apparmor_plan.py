@@ -22,7 +22,7 @@ ERROR = re.compile(
 )
 
 Kernel = Mapping[str, Mapping[str, Optional[str]]]  # name -> {mode, hash}
-Record = Mapping[str, Mapping[str, Any]]  # name -> {mode, hash, source_sha256}
+Record = Mapping[str, Mapping[str, Any]]  # name -> {mode, hash, source_sha256, since}
 
 
 class Wanted(NamedTuple):
@@ -99,14 +99,24 @@ def _differs(profile: Wanted, kernel: Kernel, record: Record) -> str:
     return "" if loaded.get("hash") == known.get("hash") else "the kernel has another policy under its name"
 
 
-def new_record(wanted: List[Wanted], kernel: Optional[Kernel]) -> Dict[str, Any]:
-    """What /etc/cordon/apparmor.json holds: {enforced, profiles: {name: {mode, hash, source_sha256}}}."""
-    profiles = {
-        profile.name: {"mode": profile.mode, "hash": (kernel or {}).get(profile.name, {}).get("hash"),
-                       "source_sha256": digest(profile.text)}
-        for profile in wanted if profile.name in (kernel or {})
-    }
-    return {"enforced": kernel is not None, "profiles": profiles}
+def new_record(wanted: List[Wanted], kernel: Optional[Kernel], known: Record, loaded: Iterable[str], now: float,
+               unenforced: List[Dict[str, str]]) -> Dict[str, Any]:
+    """What /etc/cordon/apparmor.json holds: {enforced, profiles: {name: {mode, hash, source_sha256, since}}, unenforced}.
+
+    known: the last record's profiles; `since` stays while text, policy and mode do. loaded: those loaded just now,
+    among them what had drifted: it was not enforced all the time, so its time begins anew.
+    """
+    fresh = set(loaded)
+    profiles = {}
+    for profile in wanted:
+        if profile.name in (kernel or {}):
+            entry: Dict[str, Any] = {"mode": profile.mode, "hash": (kernel or {})[profile.name].get("hash"),
+                                     "source_sha256": digest(profile.text)}
+            before = known.get(profile.name, {})
+            same = profile.name not in fresh and all(before.get(key) == value for key, value in entry.items())
+            since = before.get("since") if same else None
+            profiles[profile.name] = dict(entry, since=since if isinstance(since, float) else now)
+    return {"enforced": kernel is not None, "profiles": profiles, "unenforced": unenforced}
 
 
 def explain(output: str, texts: Mapping[str, str]) -> str:

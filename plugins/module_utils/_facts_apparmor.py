@@ -17,12 +17,14 @@ equal to that of `apparmor_parser -S`, it changes with every rule and with nothi
 
 from __future__ import annotations
 
+import os
 from typing import Any, Dict, List, Mapping, Optional
 
 from ._facts_processes import split_label
 from ._facts_source import Source
 
 SECURITYFS = "/sys/kernel/security/apparmor"
+POLICY = SECURITYFS + "/policy/profiles"
 SWITCH = "/sys/module/apparmor/parameters/enabled"
 RECORD = "/etc/cordon/apparmor.json"
 FEATURES = ("domain/stack", "domain/post_nnp_subset", "domain/change_onexec", "file/mask", "network_v8/af_mask")
@@ -72,19 +74,30 @@ def count_modes(text: Optional[str]) -> Optional[Dict[str, int]]:
 
 def loaded(source: Source) -> Optional[Dict[str, Dict[str, Any]]]:
     """Return {name: {mode, hash, hash_kind}} of our profiles in the kernel; null when that cannot be listed."""
-    top = SECURITYFS + "/policy/profiles"
-    names = source.names(top)
+    names = source.names(POLICY)
     if names is None:
         return None
-    # A directory is named PROFILE.NUMBER, the number rising with each load: only `name` is stable.
     found: Dict[str, Dict[str, Any]] = {}
     for entry in (name for name in names if name.startswith(PREFIX)):
-        path = "%s/%s" % (top, entry)
+        path = "%s/%s" % (POLICY, entry)
         name = source.word(path + "/name")
         if name is not None:
             kind = next((kind for kind in HASHES if source.exists("%s/%s" % (path, kind))), None)
             found[name] = {"mode": source.word(path + "/mode"), "hash_kind": kind,
                            "hash": source.word("%s/%s" % (path, kind)) if kind else None}
+    return found
+
+
+def directories() -> Dict[str, str]:
+    """Where the kernel shows each of our profiles: {name: path}."""
+    found = {}
+    # A directory is named PROFILE.NUMBER, the number rising with each load: only `name` is stable.
+    for entry in (name for name in os.listdir(POLICY) if name.startswith(PREFIX)):
+        try:
+            with open("%s/%s/name" % (POLICY, entry), encoding="utf-8") as file:
+                found[file.read().strip()] = "%s/%s" % (POLICY, entry)
+        except FileNotFoundError:  # replaced just now
+            continue
     return found
 
 

@@ -49,7 +49,7 @@ def _process(source: Source, pid: int, uids: Mapping[int, str]) -> Optional[Dict
     fields = parse_status(status)
     if fields["state"] in ENDED:
         return None
-    label, mode = split_label(_label(source, pid))
+    label, mode = split_label(label_of(source, pid))
     if label is None and not source.exists("/proc/%d/status" % pid):
         return None
     return {
@@ -60,7 +60,7 @@ def _process(source: Source, pid: int, uids: Mapping[int, str]) -> Optional[Dict
     }
 
 
-def _label(source: Source, pid: int) -> Optional[str]:
+def label_of(source: Source, pid: int) -> Optional[str]:
     """attr/current belongs to whichever module is first; attr/apparmor/ is AppArmor's own (5.8+)."""
     for path in ("/proc/%d/attr/apparmor/current" % pid, "/proc/%d/attr/current" % pid):
         text = source.text(path, noted=False)

@@ -12,8 +12,11 @@ description:
   - Brings the files and the kernel to the wanted set of profiles. Both are compared, so a profile that somebody
     edited, unloaded, replaced or put in complain is a change, and it is mended.
   - Compares with the kernel's own hash of the policy. An unchanged run starts no parser.
-  - Compiles everything before it replaces anything, loads what differs in one call of the parser, and puts files and
-    kernel back if that fails.
+  - All or nothing. One call of the parser compiles whatever differs before anything is replaced, and what it compiled
+    is what the kernel is given and what is loaded at the next boot. If the kernel refuses one profile or a file cannot
+    be written, files and kernel are put back as they were.
+  - Lists what the running kernel does not enforce of the profiles, with the control that stands in for it. A kernel
+    that cannot stack profiles is refused.
   - Touches only files and profiles whose name begins with C(cordon.). Such a one that is not listed is removed, but
     never while a process runs under it, because the kernel would set that process free.
 extends_documentation_fragment:
@@ -98,21 +101,31 @@ compared_by:
   returned: success
   type: str
   sample: hash
+unenforced:
+  description:
+    - What the kernel does not enforce of the profiles, a C(class), C(why), its C(control) outside AppArmor, and what
+      C(remains) open. The record keeps it.
+  returned: success
+  type: list
+  elements: dict
+  sample: [{class: userns, why: this kernel does not have it, control: RestrictNamespaces=, remains: ""}]
 """
 
 import fcntl
 import json
 import os
+import time
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, Mapping, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.cordon.agent_host.plugins.module_utils import _apparmor_host as host
 from ansible_collections.cordon.agent_host.plugins.module_utils import _apparmor_plan as decide
+from ansible_collections.cordon.agent_host.plugins.module_utils import _apparmor_unenforced as gaps
 from ansible_collections.cordon.agent_host.plugins.module_utils import _files
 
-RECORD_MODE = 0o640
+RECORD = _files.Entry("file", 0o640, 0, 0)
 
 
 class State:
@@ -125,49 +138,37 @@ class State:
             raise host.Failed("; ".join(mistakes))
         self.directory: str = module.params["directory"]
         self.record: str = module.params["record"]
-        self.kernel = host.kernel(module.run_command)
+        self.kernel = host.kernel()
         if self.kernel is None and not module.params["allow_unenforced"]:
             raise host.Failed(
                 "AppArmor cannot be had: %s. To go on without the cage, and have status and evidence say so, set"
                 " agent_host_allow_unenforced: [apparmor]" % host.missing_because())
         self.files = host.files(self.directory)
-        self.known = _read_record(self.record)
+        self.known = host.record(self.record)
         self.plan = decide.plan(self.wanted, self.files, self.kernel, self.known.get("profiles", {}))
         self.overrides = host.overrides(self.directory, [profile.name for profile in self.wanted])
+        self.unenforced = self._unenforced()
+
+    def _unenforced(self) -> List[Dict[str, str]]:
+        if self.kernel is None:
+            return gaps.nothing_enforced(host.missing_because()) if self.wanted else []
+        return gaps.unenforced(host.features(), [profile.text for profile in self.wanted]) if self.wanted else []
 
     def pick(self, names: List[str]) -> List[decide.Wanted]:
         """The wanted profiles of these names."""
-        return [profile for profile in self.wanted if profile.name in names]
+        chosen = set(names)
+        return [profile for profile in self.wanted if profile.name in chosen]
 
-    @property
-    def record_differs(self) -> bool:
-        """Whether the record would be another with nothing loaded: a profile that is no longer wanted, for example."""
-        return self.known != decide.new_record(self.wanted, self.kernel)
+    def new_record(self, kernel: Optional[decide.Kernel], loaded: List[str]) -> Dict[str, Any]:
+        """The record of this host once these profiles were loaded."""
+        return decide.new_record(self.wanted, kernel, self.known.get("profiles", {}), loaded, round(time.time(), 3),
+                                 self.unenforced)
 
     @property
     def changed(self) -> bool:
-        """Whether the host is not as it should be."""
-        return self.plan.anything() or bool(self.overrides) or self.record_differs
-
-
-def _read_record(path: str) -> Dict[str, Any]:
-    """The last run's record; an unreadable or foreign one counts as none, and is replaced."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            data = json.load(file)
-        return data if isinstance(data["profiles"], dict) else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-
-
-def _write_record(path: str, data: Mapping[str, Any]) -> None:
-    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-    parent = _files.open_parent(path)
-    try:
-        text = json.dumps(data, indent=2, sort_keys=True) + "\n"
-        _files.write_file(parent, os.path.basename(path), _files.Entry("file", RECORD_MODE, 0, 0, text))
-    finally:
-        os.close(parent)
+        """Whether the host is not as it should be: files, kernel, links that override, or the record alone."""
+        return (self.plan.anything() or bool(self.overrides)
+                or self.known != self.new_record(self.kernel, []))
 
 
 @contextmanager
@@ -184,62 +185,112 @@ def _alone(directory: str) -> Iterator[None]:
         os.close(handle)
 
 
-def _refuse_live(state: State) -> None:
-    found = host.live(state.plan.remove) if state.plan.remove else []
-    if found:
-        raise host.Failed(
-            "cannot remove %s: still in use by %s, and the kernel would set such a process free: stop the agent, e.g."
-            " systemctl stop cordon-NAME.slice, then run again" % (", ".join(state.plan.remove), "; ".join(found[:5])))
+class Change:
+    """Bring a host to the wanted state: compile, prepare the files, load, then let the files appear."""
 
+    def __init__(self, module: AnsibleModule, state: State) -> None:
+        # Not at the top of this file: an unchanged run has no use for it, and loading code is what such a run costs.
+        from ansible_collections.cordon.agent_host.plugins.module_utils import _apparmor_load as act
+        from ansible_collections.cordon.agent_host.plugins.module_utils._apparmor_replace import Replacement
 
-def _apply(module: AnsibleModule, state: State) -> None:
-    parser = module.get_bin_path("apparmor_parser", opt_dirs=["/usr/sbin", "/sbin"])
-    if state.kernel is not None and state.plan.load and not parser:
-        raise host.Failed("apparmor_parser is not installed: install the package apparmor")
-    changing = state.pick(state.plan.write + state.plan.load)
-    if parser and changing:
-        host.check(module.run_command, parser, module.tmpdir, changing)
-    for path in state.overrides:
-        os.unlink(path)
-    host.write(state.directory, {profile.name: profile.text for profile in state.pick(state.plan.write)})
-    kernel: Optional[decide.Kernel] = state.kernel
-    if kernel is not None and parser and state.plan.load:
-        kernel = _load(module, parser, state)
-    _remove(state)
-    _write_record(state.record, decide.new_record(state.wanted, kernel))
+        self.module, self.state, self.act, self.replacement = module, state, act, Replacement
+        self.compiled = act.Compiled({}, "", "")
+        self.after = state.kernel
 
+    def _parser(self) -> List[str]:
+        """The parser's command, ended by timeout(1) if it hangs; [] when it is not installed."""
+        parser = self.module.get_bin_path("apparmor_parser")
+        timeout = self.module.get_bin_path("timeout")
+        return (["%s" % timeout, "--kill-after=10", "%d" % self.act.SECONDS] if timeout and parser else []) + (
+            [parser] if parser else [])
 
-def _load(module: AnsibleModule, parser: str, state: State) -> Optional[decide.Kernel]:
-    """Load what differs and read it back; put files and kernel back as they were if either fails."""
-    try:
-        host.load(module.run_command, parser, state.directory, state.pick(state.plan.load))
-        kernel = host.kernel(module.run_command) or {}
-        wrong = ["%s is %s" % (profile.name, kernel.get(profile.name, {}).get("mode") or "not loaded")
-                 for profile in state.wanted if kernel.get(profile.name, {}).get("mode") != profile.mode]
+    def compile(self) -> None:
+        """Compile whatever differs; Failed, with nothing changed, for the first look at what cannot be loaded."""
+        changing = self.state.pick(self.state.plan.write + self.state.plan.load)
+        if not changing:
+            return
+        parser = self._parser()
+        if not parser:
+            if self.state.kernel is None or self.module.check_mode:
+                return
+            raise host.Failed("apparmor_parser is not installed: install the package apparmor")
+        self.compiled = self._compile(parser, "new", changing)
+        dropped = gaps.unexpected(self.compiled.messages, [entry["class"] for entry in self.state.unenforced])
+        if dropped and self.state.kernel is not None:
+            raise host.Failed("the parser would leave out rules that nothing else stands in for: %s; nothing was changed"
+                              % ", ".join(dropped))
+
+    def _compile(self, parser: List[str], place: str, profiles: List[decide.Wanted]) -> Any:
+        return self.act.compile_all(self.module.run_command, parser, os.path.join(self.module.tmpdir, place), profiles,
+                                    self.state.directory)
+
+    def _compile_again(self, name: str) -> bytes:
+        text = self.state.files.get(name)
+        if not text:
+            raise host.Failed("profile %s is loaded, but this kernel does not say what it is, and its file is gone:"
+                              " reboot without it, or stop the agent and remove it by apparmor_parser -R" % name)
+        old = [decide.Wanted(name, "", text)]
+        return bytes(self._compile(self._parser(), "old." + name, old).blobs[name])
+
+    def apply(self) -> None:
+        """All or nothing."""
+        state = self.state
+        kernel = self.act.Kernel(self._compile_again)
+        with self.replacement() as files:
+            try:
+                self._prepare(files)
+                now = self._load(kernel)
+                record = json.dumps(state.new_record(now, state.plan.load), indent=2, sort_keys=True) + "\n"
+                files.add(state.record, RECORD._replace(text=record))
+                files.commit()
+            except (host.Failed, OSError, _files.UnsafePath) as problem:
+                raise host.Failed("%s; %s" % (_said(problem), _outcome(kernel.put_back()))) from problem
+        self._cache()
+
+    def _prepare(self, files: Any) -> None:
+        state = self.state
+        for profile in state.pick(state.plan.write):
+            files.add(os.path.join(state.directory, profile.name), host.FILE._replace(text=profile.text))
+        for name in state.plan.remove:
+            if name in state.files:
+                files.add(os.path.join(state.directory, name), None)
+        for path in state.overrides:
+            files.add(path, None)
+
+    def _load(self, kernel: Any) -> Optional[decide.Kernel]:
+        """Load and remove in the kernel, and read back what it holds then."""
+        state = self.state
+        if state.kernel is None:
+            return None
+        kernel.load({name: self.compiled.blobs[name] for name in state.plan.load})
+        kernel.remove([name for name in state.plan.remove if name in (state.kernel or {})])
+        now = host.kernel() or {}
+        wrong = self.act.not_as_loaded(state.wanted, now, {name: self.compiled.blobs[name] for name in state.plan.load})
         if wrong:
-            raise host.Failed("the parser reported no error, but in the kernel %s" % ", ".join(wrong))
-        return kernel
-    except host.Failed as problem:
-        raise host.Failed("%s; %s" % (problem, _put_back(module, parser, state))) from problem
+            raise host.Failed("the kernel reported no error, but %s" % ", ".join(wrong))
+        self.after = now
+        return now
+
+    def _cache(self) -> None:
+        """Only speed depends on this: without it the next boot compiles for itself."""
+        self.act.forget(self.state.plan.remove + self.state.plan.write + self.state.plan.load)
+        try:
+            if self.compiled.place and self.state.kernel is not None:
+                self.act.keep_for_boot(self.compiled, self.state.directory)
+        except OSError as problem:
+            self.module.warn("the next boot has to compile the profiles: %s" % _said(problem))
 
 
-def _put_back(module: AnsibleModule, parser: str, state: State) -> str:
-    before = {name: state.files.get(name) for name in state.plan.write}
-    host.write(state.directory, before)
-    old = [decide.Wanted(name, "", text) for name, text in state.files.items() if text and name in state.plan.load]
-    try:
-        if old:
-            host.load(module.run_command, parser, state.directory, old)
-    except host.Failed as problem:
-        return "the files are back as they were, but the kernel would not take them back: %s" % problem
-    return "files and kernel were put back as they were"
+def _said(problem: BaseException) -> str:
+    if isinstance(problem, OSError):
+        return "%s: %s" % (problem.filename or "AppArmor", problem.strerror or problem)
+    return str(problem)
 
 
-def _remove(state: State) -> None:
-    loaded = [name for name in state.plan.remove if name in (state.kernel or {})]
-    host.unload(loaded)
-    host.write(state.directory, dict.fromkeys(state.plan.remove))
-    host.forget(state.plan.remove)
+def _outcome(failed: List[str]) -> str:
+    if failed:
+        return "the files are as they were, but in the kernel these are not: %s" % "; ".join(failed)
+    return "files and kernel are as they were"
 
 
 def _diff(state: State) -> List[Dict[str, str]]:
@@ -255,7 +306,7 @@ def _diff(state: State) -> List[Dict[str, str]]:
     for name in state.plan.remove:
         before = state.files.get(name) or "loaded in the kernel only\n"
         shown.append(_change(os.path.join(state.directory, name), before, ""))
-    return shown + [_change(path, "link\n", "") for path in state.overrides]
+    return shown + [_change(path, "a link that overrides the profile's mode\n", "") for path in state.overrides]
 
 
 def _change(header: str, before: str, after: str) -> Dict[str, str]:
@@ -272,13 +323,18 @@ def run_module(module: AnsibleModule) -> Dict[str, Any]:
     """Compare, act unless this is a check, and tell what differed."""
     with _alone(module.params["directory"]):
         state = State(module)
-        _refuse_live(state)
-        if state.changed and not module.check_mode:
-            _apply(module, state)
+        changed, kernel = state.changed, state.kernel
+        if changed:
+            change = Change(module, state)
+            change.act.refuse_live(state.plan.remove)
+            change.compile()
+            if not module.check_mode:
+                change.apply()
+                kernel = change.after
     return {
-        "changed": state.changed, "enforced": state.kernel is not None, "written": state.plan.write,
-        "loaded": state.plan.reasons, "removed": state.plan.remove, "compared_by": _compared_by(state.kernel),
-        "diff": _diff(state),
+        "changed": changed, "enforced": state.kernel is not None, "written": state.plan.write,
+        "loaded": state.plan.reasons, "removed": state.plan.remove, "compared_by": _compared_by(kernel),
+        "unenforced": state.unenforced, "diff": _diff(state),
     }
 
 
@@ -301,11 +357,16 @@ def main() -> None:
     )
     module.run_command_environ_update = {"LANG": "C", "LC_ALL": "C", "LC_MESSAGES": "C", "LC_CTYPE": "C"}
     try:
-        module.exit_json(**run_module(module))
-    except (host.Failed, _files.UnsafePath) as problem:
-        module.fail_json(msg=str(problem))
-    except OSError as problem:
-        module.fail_json(msg="%s: %s" % (problem.filename or "AppArmor", problem.strerror or problem))
+        answer = run_module(module)
+    except (host.Failed, OSError, _files.UnsafePath) as problem:
+        module.fail_json(msg=_said(problem), invocation=_briefly(module))
+    module.exit_json(invocation=_briefly(module), **answer)
+
+
+def _briefly(module: AnsibleModule) -> Dict[str, Any]:
+    """The parameters without the texts, which would be sent back whole with every answer."""
+    names = [item["name"] for item in module.params["profiles"]]
+    return {"module_args": dict(module.params, profiles=names)}
 
 
 if __name__ == "__main__":

@@ -74,8 +74,24 @@ def test_a_profile_given_twice_is_refused():
 
 
 def test_the_record_holds_what_the_kernel_has():
-    assert new_record([A], KERNEL) == {"enforced": True, "profiles": RECORD}
-    assert new_record([A], None) == {"enforced": False, "profiles": {}}
+    gap = [{"class": "userns"}]
+    expected = {"cordon.a": {**RECORD["cordon.a"], "since": 5.0}}
+    assert new_record([A], KERNEL, {}, [], 5.0, gap) == {"enforced": True, "profiles": expected, "unenforced": gap}
+    assert new_record([A], None, {}, [], 5.0, []) == {"enforced": False, "profiles": {}, "unenforced": []}
+
+
+@pytest.mark.parametrize(("change", "loaded", "since"), [
+    ({}, [], 3.0),
+    ({}, ["cordon.a"], 5.0),
+    ({"mode": "complain"}, [], 5.0),
+    ({"hash": "2e"}, [], 5.0),
+    ({"source_sha256": "0"}, [], 5.0),
+    ({"since": None}, [], 5.0),
+    ({"since": "x"}, [], 5.0),
+])
+def test_since_stays_while_nothing_changes(change, loaded, since):
+    known = {"cordon.a": {**RECORD["cordon.a"], "since": 3.0, **change}}
+    assert new_record([A], KERNEL, known, loaded, 5.0, [])["profiles"]["cordon.a"]["since"] == since
 
 
 @pytest.mark.parametrize(("output", "said"), [
