@@ -1,10 +1,11 @@
 # Copyright: the cordon.agent_host authors
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Facts of the event log and the heartbeat: is what the agents do being written, right now?
+"""Facts of the event log, the watch and the heartbeat: is what the agents do being written, right now?
 
     writer     {age_seconds: number|null, fresh, log_writable, kernel_log_readable: bool|null}
                the writer refreshes its state file at least every 10 s while it is healthy
+    watch      {age_seconds: number|null, fresh: bool|null}: cordon-watch writes its state after every look, 5 s apart
     receivers  {webhook, heartbeat: true|"declined"|null}: whether somebody off this host is told;
                declined where the operator gave `none`. The addresses may hold tokens: they are left out
     log        metadata of the event log | null
@@ -21,8 +22,9 @@ from ._facts_source import Source
 
 LOG = "/var/log/cordon/events.jsonl"
 STATE = "/run/cordon/events.json"
+WATCH = "/run/cordon/watch.json"
 SETTINGS = "/etc/cordon/monitoring.json"
-FRESH_SECONDS = 30  # three missed refreshes
+FRESH_SECONDS = 30  # three missed refreshes of the writer, six of the watch
 LOGROTATE = "/etc/logrotate.d"
 PERIOD_DAYS = {"daily": 1, "weekly": 7, "monthly": 30, "yearly": 365}
 
@@ -31,6 +33,7 @@ def read(source: Source) -> Dict[str, Any]:
     """Return the facts of this module (shape: module docstring)."""
     return {
         "writer": _writer(source),
+        "watch": _age(source, WATCH),
         "receivers": _receivers(source),
         "log": source.metadata(LOG),
         "retention_days": _retention(source),
@@ -38,10 +41,15 @@ def read(source: Source) -> Dict[str, Any]:
 
 
 def _writer(source: Source) -> Dict[str, Any]:
-    age, state = source.age(STATE, time.time()), source.record(STATE)
+    state = source.record(STATE)
     said = state if isinstance(state, dict) else {}
-    return {"age_seconds": age, "fresh": None if age is None else age <= FRESH_SECONDS,
-            "log_writable": said.get("log_writable"), "kernel_log_readable": said.get("kernel_log_readable")}
+    return dict(_age(source, STATE), log_writable=said.get("log_writable"),
+                kernel_log_readable=said.get("kernel_log_readable"))
+
+
+def _age(source: Source, path: str) -> Dict[str, Any]:
+    age = source.age(path, time.time())
+    return {"age_seconds": age, "fresh": None if age is None else age <= FRESH_SECONDS}
 
 
 def _receivers(source: Source) -> Dict[str, Any]:

@@ -16,7 +16,7 @@ from ._facts_source import Source
 
 Units = Optional[Dict[str, Dict[str, str]]]
 
-HOST_UNITS = ("cordon-firewall.service", "cordon-events.service", "cordon-heartbeat.service",
+HOST_UNITS = ("cordon-firewall.service", "cordon-events.service", "cordon-watch.service", "cordon-heartbeat.service",
               "cordon-heartbeat.timer", "apparmor.service", "auditd.service")
 SERVICE = {"state": "ActiveState", "enabled": "UnitFileState", "result": "Result"}
 STATE = ("Id", "LoadState", "ActiveState", "SubState", "UnitFileState", "Result", "NRestarts", "ControlGroup",

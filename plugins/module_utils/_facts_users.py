@@ -7,6 +7,7 @@ Per agent (None when the user does not exist):
     name, uid, gid, home, shell
     login_shell   bool: the shell is one that a login would get
     password      locked|set|empty|null (unreadable)
+    expired       bool|null (unreadable): PAM admits nobody as this user, whatever key or job there is
     groups        [str]: every group that the user is in, the primary one included
     privileged_groups  [str]: those of them that amount to root or to other users' data
     sudo          [str]|null: lines of `sudo -l -U`; [] when sudo is absent or grants nothing
@@ -19,6 +20,7 @@ sudo, cron, at and jobs are left out in a preflight.
 
 from __future__ import annotations
 
+import time
 from typing import Any, Dict, List, Optional, Sequence
 
 from ._facts_source import Source
@@ -41,7 +43,9 @@ class Users:
         self.source = source
         self.accounts = _rows(source.text("/etc/passwd"), 7)
         self.groups = _rows(source.text("/etc/group"), 4)
-        self.passwords = {row[0]: password_state(row[1]) for row in _rows(source.text("/etc/shadow"), 9)}
+        shadow = _rows(source.text("/etc/shadow"), 9)
+        self.passwords = {row[0]: password_state(row[1]) for row in shadow}
+        self.expired = {row[0]: expired(row[7], time.time()) for row in shadow}
 
     def agent_uids(self) -> Dict[int, str]:
         """Return {uid: user} of every agent-* user, whether a manifest names it or not."""
@@ -57,6 +61,7 @@ class Users:
             "name": name, "uid": int(row[2]), "gid": int(row[3]), "home": row[5], "shell": row[6],
             "login_shell": row[6].rpartition("/")[2] not in NO_LOGIN,
             "password": self.passwords.get(name),
+            "expired": self.expired.get(name),
             "groups": groups,
             "privileged_groups": [group for group in groups if group in PRIVILEGED_GROUPS],
             "linger": self.source.exists("/var/lib/systemd/linger/" + name),
@@ -125,6 +130,11 @@ def password_state(field: str) -> str:
     if not field:
         return "empty"
     return "locked" if field[0] in "!*" else "set"
+
+
+def expired(field: str, now: float) -> bool:
+    """shadow(5): the account is of no use from that day on, counted since 1970; an empty field is no such day."""
+    return field.isdigit() and int(field) <= now // 86400
 
 
 def sudo_grants(text: Optional[str]) -> Optional[List[str]]:

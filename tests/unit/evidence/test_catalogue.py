@@ -40,6 +40,7 @@ GATE = {
     "firewall-binds-agent",
     "audit-on",
     "events-written",
+    "watch-running",
 }
 
 
@@ -153,6 +154,7 @@ DRIFTS = [
     ("user-in-no-privileged-group", "agents.demo.user.privileged_groups", ["docker"]),
     ("user-has-no-sudo", "agents.demo.user.sudo", ["(ALL) ALL"]),
     ("user-cannot-log-in", "agents.demo.user.password", "set"),
+    ("user-cannot-log-in", "agents.demo.user.expired", False),
     ("user-leaves-no-jobs", "agents.demo.user.jobs", ["/var/spool/cron/crontabs/agent-demo"]),
     ("user-does-not-linger", "agents.demo.user.linger", True),
     ("limits-in-force", "agents.demo.limits.swap_bytes", None),
@@ -164,6 +166,7 @@ DRIFTS = [
     ("audit-lost-nothing", "audit.lost", 3),
     ("audit-records-programs", "agents.demo.audit.calls", ["openat"]),
     ("events-written", "monitoring.writer.fresh", False),
+    ("watch-running", "monitoring.watch.fresh", False),
     ("events-kept-90-days", "monitoring.retention_days", 89),
     ("events-protected", "monitoring.log.mode", "0644"),
 ]
