@@ -42,8 +42,8 @@ def began(agent: Agent, seen: Seen) -> Moment:
     profiles = recorded(agent, seen)
     if not profiles:
         return Moment(None, "the agent's profiles are not recorded as loaded")
-    if seen.collected is None:
-        return Moment(None, "no events of the agent have been collected")
+    if seen.collected is None or seen.collected.get("ended"):
+        return Moment(None, "no events of the agent are being collected")
     found = [Moment(moment(seen.collected.get("collecting_since")), "the collecting of events began")]
     found += [Moment(moment(known.get("since")), "%s was loaded" % name) for name, known in sorted(profiles.items())]
     lost = losses(seen.collected)

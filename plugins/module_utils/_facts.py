@@ -42,10 +42,12 @@ from . import (
     _facts_host,
     _facts_monitoring,
     _facts_processes,
+    _facts_promotion,
     _facts_units,
     _facts_users,
 )
 from ._facts_source import Run, Source
+from ._promotions import effective
 
 SCHEMA = 1
 MANIFEST = "/etc/cordon/manifest.json"
@@ -57,7 +59,7 @@ def collect(run: Run, agents: Optional[Sequence[Mapping[str, Any]]] = None, agen
     """Read the host once and return its facts (shape: module docstring). Must run as root.
 
     run: run(argv, data=None) -> (rc, stdout, stderr), in the C locale; argv[0] is an absolute path.
-    agents: the resolved manifest's list; None takes the host's own record, /etc/cordon/manifest.json.
+    agents: the resolved manifest's list, without promotions; None takes the host's own record, MANIFEST.
     agent: only this one. A name that the list lacks gives no facts, which evaluate() reports.
     preflight: leave out what says nothing of the start that is about to happen (units, processes, audit
         rules, sudo, cron, file walks): a fraction of the time, and the checks marked `preflight` need none
@@ -68,13 +70,14 @@ def collect(run: Run, agents: Optional[Sequence[Mapping[str, Any]]] = None, agen
     source = Source(run, root)
     recorded = source.record(MANIFEST) if agents is None or allow_unenforced is None else {}
     recorded = recorded if isinstance(recorded, dict) else {}
-    manifest: List[Mapping[str, Any]] = list(recorded.get("agents") or [] if agents is None else agents)
+    manifest: List[Mapping[str, Any]] = list(_ordered(recorded) if agents is None else agents)
     waived = recorded.get("allow_unenforced") or [] if allow_unenforced is None else allow_unenforced
     chosen = [entry for entry in manifest if agent is None or entry["name"] == agent]
 
     users = _facts_users.Users(source)
     units = None if preflight else _facts_units.read(source, [entry["name"] for entry in chosen])
     processes = None if preflight else _facts_processes.read(source, users.agent_uids())
+    promotions = _facts_promotion.read(source)
     apparmor = _facts_apparmor.read(source)
     audit = _facts_audit.read(source, preflight)
     monitoring = _facts_monitoring.read(source)
@@ -94,6 +97,17 @@ def collect(run: Run, agents: Optional[Sequence[Mapping[str, Any]]] = None, agen
     host.update(_facts_host.read(source, preflight))
     view = _facts_agent.View(source=source, users=users, units=units, processes=processes, host=host,
                              preflight=preflight)
-    host["agents"] = {entry["name"]: _facts_agent.read(view, entry) for entry in chosen}
+    loaded = host["expected"]["apparmor"]
+    host["agents"] = {
+        entry["name"]: dict(_facts_agent.read(view, effective([entry], promotions or {})[0]),
+                            promotion=_facts_promotion.of_agent(source, entry, promotions, loaded))
+        for entry in chosen
+    }
     host["unreadable"] = dict(sorted(source.unreadable.items()))
     return host
+
+
+def _ordered(recorded: Mapping[str, Any]) -> List[Mapping[str, Any]]:
+    """The host's own manifest with the modes that the inventory ordered: the record has promoted agents in enforce."""
+    ordered = recorded.get("ordered") or {}
+    return [dict(entry, mode=ordered.get(entry["name"], entry["mode"])) for entry in recorded.get("agents") or []]

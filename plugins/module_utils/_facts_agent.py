@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Facts of one agent, gathered from the other modules under the agent's name.
 
-    name, mode   as in the manifest
+    name, mode   as in the manifest, but a promoted agent is in enforce
     expected     {user, profile, slice, main_mode, limits, private_devices}: the manifest's wishes, in the
                  words and units of the facts
     user         see _facts_users.py; null when the user does not exist
@@ -18,6 +18,7 @@
     firewall     {bound: bool|null}: the table matches this user's uid
     limits       see _facts_limits.py
     vault        see _facts_vault.py
+    promotion    see _facts_promotion.py
     home         {top, ssh: metadata|null}: the home itself and its .ssh: root's, so that no rc file
                  and no key can be planted
 """

@@ -14,7 +14,6 @@ HISTORY keeps every act, one JSON object a line: {time, act: promoted|demoted|fo
 """
 from __future__ import annotations
 
-import json
 from typing import Any, Dict, Iterable, List, Mapping, Optional
 
 from . import _burn_in_seen
@@ -74,16 +73,3 @@ def faults(found: Mapping[str, Any], days: float) -> List[str]:
         if isinstance(listed, list) else {}
     return wrong + ["condition %s: %s" % (name, "it did not hold" if name in held else "it is not recorded")
                     for name in IDS if held.get(name) is not True]
-
-
-def demoted_at(history: Optional[str], agent: str) -> Optional[float]:
-    """When the agent was last put back into burn-in, by HISTORY's text; lines that are no JSON are passed over."""
-    latest: Optional[float] = None
-    for line in (history or "").splitlines():
-        try:
-            found = json.loads(line)
-            if found["act"] == "demoted" and found["agent"] == agent:
-                latest = float(found["time"])
-        except (ValueError, KeyError, TypeError):
-            continue
-    return latest

@@ -140,9 +140,9 @@ CORDONCTL = "/usr/lib/cordon/cordonctl"
 # The module's own standard input may be a terminal, which a session must not get.
 WITHOUT_INPUT = ["sh", "-c", 'exec "$@" < /dev/null', "sh"]
 RECORD_MODE, SPOOL_MODE = 0o640, 0o700
-PATIENCE = 90.0  # seconds that cordon-events gets to read on
-# Its state file is five seconds apart, and an act may wait for its last record: technique.md A5.
-SETTLED = 5.0
+PATIENCE = 120.0  # seconds that cordon-events gets to read on
+# An act waits up to 3 seconds for its last record and up to 5 to be saved; its state is saved every 5.
+SETTLED = 15.0
 COARSE = 0.1  # seconds: the kernel stamps records by a coarse clock
 
 Promotions = Dict[str, Any]
@@ -176,8 +176,7 @@ class Gate:
         found = self._conditions(agents)
         due = [agent for agent in agents if [one["id"] for one in _burn_in.missing(found[agent["name"]])] == ["replay"]]
         if due and not self._module.check_mode:
-            for agent in due:
-                self.replayed[agent["name"]] = self._replay(agent["name"])
+            self._replay([agent["name"] for agent in due])
             found.update(self._conditions(due))
         return found
 
@@ -189,22 +188,29 @@ class Gate:
         return {agent["name"]: _burn_in.conditions(agent, self.seen[agent["name"]], self._profiles,
                                                    self.replayed.get(agent["name"])) for agent in agents}
 
-    def _replay(self, name: str) -> List[Dict[str, Any]]:
-        commands = self._module.params["replay"].get(name) or []
-        runs = [self._one(name, [str(word) for word in argv]) for argv in commands]
-        if not runs:
-            return runs
+    def _replay(self, names: Sequence[str]) -> None:
+        """Run the work of these agents, then ask what it did, once cordon-events has seen it."""
+        replay = self._module.params["replay"]
+        runs = {name: [self._one(name, [str(word) for word in argv]) for argv in replay.get(name) or []] for name in names}
         caught_up = self._wait(time.time() + SETTLED)
+        for name in names:
+            self._attribute(name, runs[name], caught_up)
+            self.replayed[name] = [{key: run[key] for key in ("argv", "exit", "seconds", "acts", "said")}
+                                   for run in runs[name]]
+
+    def _attribute(self, name: str, runs: Sequence[Dict[str, Any]], caught_up: bool) -> None:
+        """Give each command the acts that happened while it ran; None where they are not known yet."""
+        if not runs:
+            return
         collected = _burn_in_host.collected(self._source, name)
         acts = _burn_in_seen.acts(collected, "allowed", runs[0]["at"])
         # The replay itself started programs: a record that does not know of them is behind.
-        known = _burn_in_seen.moment((collected or {}).get("last_exec"))
-        behind = not caught_up or acts is None or known is None or known < runs[-1]["at"]
+        last = _burn_in_seen.moment((collected or {}).get("last_exec"))
+        known = caught_up and acts is not None and last is not None and last >= runs[-1]["at"]
         for run in runs:
-            run["acts"] = None if behind else []
-        for act in [] if behind else acts or []:
+            run["acts"] = [] if known else None
+        for act in acts or [] if known else []:
             _during(runs, act)["acts"].append(_burn_in.act(act))
-        return [{key: run[key] for key in ("argv", "exit", "seconds", "acts", "said")} for run in runs]
 
     def _one(self, name: str, argv: List[str]) -> Dict[str, Any]:
         """Run one command in a session, as `cordonctl run` does. INT: cordonctl then ends the session."""

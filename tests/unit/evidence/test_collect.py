@@ -23,6 +23,7 @@ AGENT = {
     "mode": "burn_in",
     "secrets": [{"name": "token"}],
     "limits": {"cpu": "200%", "memory": "4G", "tasks": 512, "gpu": False, "devices": []},
+    "burn_in": {"days": 14, "active_days": 3, "replay": []},
 }
 UID = 998
 MOUNT = (
