@@ -21,6 +21,19 @@ ROLES = (
     "acl", "apparmor", "apparmor-utils", "auditd", "nftables", "gocryptfs", "fuse3",
     "python3-jmespath", "python3-audit", "git", "python3-venv",
 )
+# Every package of the tool catalogue (a unit test compares), for the workloads: TESTBED_PACKAGES=tools.
+TOOLS = (
+    "bash", "bc", "bind9-dnsutils", "bubblewrap", "bzip2", "ca-certificates", "cargo", "cmake", "coreutils", "curl", "dash",
+    "default-jdk-headless", "default-mysql-client", "diffutils", "ed", "fd-find", "file", "findutils", "g++",
+    "gcc", "git", "git-lfs", "gnupg", "golang-go", "grep", "groff-base", "gzip", "jq", "less", "libc6-dev",
+    "libxml2-utils", "make", "man-db", "mawk", "nano", "ninja-build", "nodejs", "npm", "openssh-client", "openssl",
+    "patch", "perl", "php-cli", "pkg-config", "postgresql-client", "procps", "python3", "python3-pip",
+    "python3-venv", "redis-tools", "ripgrep", "rsync", "ruby", "rustc", "sed", "shellcheck", "sqlite3", "tar",
+    "time", "tree", "universal-ctags", "unzip", "util-linux", "vim", "wget", "xxd", "xz-utils", "zip",
+    "zstd",
+)
+# What the workloads meet beside the tools: a database server, and the sources of locales and time zones.
+SERVERS = ("postgresql", "locales", "tzdata", "manpages", "redis-server")
 # Under emulation each of these costs seconds of a boot, or takes apt's lock behind a test's back.
 MASKED = (
     "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer",
@@ -49,8 +62,9 @@ class Recipe:
 
 
 def packages(kind: str) -> tuple[str, ...]:
-    """Packages of the image kinds `full` and `minimal`."""
-    return BASE + ROLES if kind == "full" else BASE
+    """Packages of the image kinds `full`, `minimal` and `tools`; each once, though tools repeat some of the roles'."""
+    kinds = {"minimal": BASE, "full": BASE + ROLES, "tools": BASE + ROLES + TOOLS + SERVERS}
+    return tuple(dict.fromkeys(kinds[kind]))
 
 
 def mmdebstrap(recipe: Recipe, overlay: str, target: str) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from testbed.show import Failure
 
 SUITES = ("bookworm", "trixie")
-PACKAGE_SETS = ("full", "minimal")
+PACKAGE_SETS = ("full", "minimal", "tools")
 ACCELERATORS = ("auto", "kvm", "tcg")
 MOST_GUESTS = 16
 _PLAIN = re.compile(r"[A-Za-z0-9/._+@-]+")

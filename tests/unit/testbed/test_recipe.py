@@ -10,6 +10,7 @@ import os
 
 import pytest
 
+from ansible_collections.cordon.agent_host.plugins.plugin_utils._catalogue import load_catalogue
 from testbed import overlay, recipe
 
 PLAN = recipe.Recipe("bookworm", ("deb http://m.example/d bookworm main",), ("systemd",), "abc", "mke2fs")
@@ -32,6 +33,12 @@ def test_minimal_leaves_out_what_the_roles_install():
     assert set(recipe.packages("full")) - set(recipe.packages("minimal")) == set(recipe.ROLES)
     assert {"auditd", "nftables", "gocryptfs", "apparmor"} <= set(recipe.ROLES)
     assert {"openssh-server", "python3"} <= set(recipe.packages("minimal"))
+
+
+def test_the_tools_image_has_every_package_of_the_catalogue():
+    assert set(recipe.TOOLS) == {package for tool in load_catalogue().values() for package in tool["packages"]}
+    assert set(recipe.packages("full")) < set(recipe.packages("tools"))
+    assert len(recipe.packages("tools")) == len(set(recipe.packages("tools")))
 
 
 def test_suite_target_and_sources_end_the_command():
