@@ -46,7 +46,7 @@ DENIED = [
      + _deny("/sys/kernel/{security,debug,tracing}/{,**}", "rwl")
      + _deny("/{etc,var/cache}/apparmor{,.d}/{,**}", "rwl")),
     ("the kernel",
-     _deny("/proc/[0-9]*/{,task/[0-9]*/}{attr/**,mem,uid_map,gid_map,setgroups,clear_refs}", "wl")
+     _deny("/proc/[0-9]*/{,task/[0-9]*/}{attr/**,mem,clear_refs}", "wl")
      + _deny("/proc/sys/{,**} /sys/{,**}", "wl")
      + _deny("/proc/{kcore,kmsg,kallsyms,keys,sysrq-trigger,timer_list} /dev/{mem,kmem,port,kmsg,uinput}", "rwl")
      + _deny("/{root,home}/{,**}", "mrwklx")),
@@ -55,6 +55,17 @@ DENIED = [
      + _deny("/run/{docker,snapd,snapd-snap}*.sock{,et}", "mrwklx")
      + _deny("/run/{systemd/private,dbus/system_bus_socket} /run/systemd/io.system.* /run/user/{,**}", "mrwklx")),
 ]
+
+NO_NAMESPACES = ("user namespaces", _deny("/proc/[0-9]*/{,task/[0-9]*/}{uid_map,gid_map,setgroups}", "wl"))
+
+# What a sandbox of the agent's own takes (bubblewrap 0.8 and 0.11, tried on Linux 6.1): the capabilities are those over
+# the namespace that it makes, since the agent's user has none over the host.
+INNER_SANDBOX = Block("inner_sandbox: allow; within user namespaces of the agent's own", [
+    "/ r,", "owner /proc/[0-9]*/{uid_map,gid_map,setgroups} rw,",
+    *["capability %s," % name for name in ("net_admin", "setgid", "setpcap", "setuid", "sys_admin", "sys_chroot",
+                                           "sys_ptrace")],
+    "mount,", "umount,", "pivot_root,",
+])
 
 # The cage is wider than the inner profile where reading is harmless: what a program reads beyond its tools then shows
 # up in burn-in as ALLOWED by the inner profile, instead of breaking the agent. DENIED cuts the secrets out of it.

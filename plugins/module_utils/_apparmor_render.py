@@ -4,8 +4,8 @@
 """PRIVATE to the collection. From one agent of the resolved manifest and the tool catalogue to its profiles.
 
 The cage cordon.NAME is what the agent may ever do. Stacked on it is one inner profile at a time: cordon.NAME.main for
-the agent's own program and all that runs with its rights, cordon.NAME.TOOL for each granted tool that the catalogue
-gives a profile of its own. A process needs the leave of both layers.
+the agent's own program and all that runs with its rights, others for tools that need more or deserve less (_place). A
+process needs the leave of both layers.
 Pure: same input, same text, no clock, no host. docs/apparmor.md has the picture.
 """
 from __future__ import annotations
@@ -15,14 +15,19 @@ from typing import Any, Dict, List, NamedTuple, Tuple
 
 from ._apparmor_lint import lint
 from ._apparmor_policy import (
-    ABI, CAGE_READS, DENIED, FLAGS, GPU, NETWORK, SCRATCH, SCRATCH_RUNS, Block, peers,
+    ABI, CAGE_READS, DENIED, FLAGS, GPU, INNER_SANDBOX, NETWORK, NO_NAMESPACES, SCRATCH, SCRATCH_RUNS, Block, peers,
 )
 from ._apparmor_rules import Refused, Rule, lines, literal, pattern, rule, transition
 
 ENTRY = "/usr/lib/cordon/entry"
 NAME = re.compile(r"[a-z][a-z0-9_]{0,25}")
-# A tool with a profile of its own lends it its name.
-TOOL = re.compile(r"(?!main$)[a-z0-9][a-z0-9-]{0,40}")
+# Tools without network that start nothing and hold nothing have the same rights, so they share a profile.
+READERS, WRITERS, MAIN = "readers", "writers", "main"
+# Any other tool with a profile of its own lends it its name.
+TOOL = re.compile(r"(?!(?:main|readers|writers)$)[a-z0-9][a-z0-9-]{0,40}")
+# To how many others a profile can lead: four bits of the kernel's table, four values of which mean something else
+# (apparmor_parser, "too many specified profile transitions").
+TRANSITIONS = 12
 # Of the home, only what the contract with the role `agent` leaves to the agent; the rest of it belongs to root.
 OWN = (".cache", ".config", ".local")
 INDENT = "  "
@@ -31,11 +36,15 @@ Catalogue = Dict[str, Dict[str, Any]]
 
 
 class Grant(NamedTuple):
-    """One tool that the agent has, and why: the line of the manifest, or that everybody has it."""
+    """One tool that the agent has.
+
+    title: why, the line of the manifest or that everybody has it. place: the inner profile that it runs in.
+    """
 
     name: str
     title: str
     tool: Dict[str, Any]
+    place: str = MAIN
 
     @property
     def programs(self) -> List[str]:
@@ -49,7 +58,7 @@ class Grant(NamedTuple):
 
     @property
     def profile(self) -> Dict[str, Any]:
-        """How the catalogue wants the tool's own profile; {} for a tool that runs in its caller's."""
+        """What the catalogue says of the tool's rights; {} for a tool that has those of its caller."""
         return self.tool.get("profile") or {}
 
     @property
@@ -81,14 +90,14 @@ def profiles(agent: Dict[str, Any], catalogue: Catalogue) -> List[Dict[str, str]
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise Refused("%r is not an agent's name: use a lower-case letter, then up to 25 of a-z, 0-9 and _" % (name,))
     cage, inner = "cordon." + name, "enforce" if agent["mode"] == "enforce" else "complain"
-    grants = _granted(agent, catalogue)
+    grants = _placed(agent, _granted(agent, catalogue))
     outer, layer = Layer(agent, grants, cage, "enforce"), Layer(agent, grants, cage, inner)
     found = [_profile(outer, cage, "the cage: all that this agent may ever do", _cage(outer)),
              _profile(layer, cage + ".main", "its own program, stacked inside " + cage, _main(layer))]
-    for grant in grants:
-        if grant.profile:
-            purpose = "its tool %s, stacked inside %s: it %s" % (grant.name, cage, grant.profile["reason"])
-            found.append(_profile(layer, "%s.%s" % (cage, grant.name), purpose, _tool(layer, grant)))
+    for place in _places(grants):
+        names = ", ".join(grant.name for grant in grants if grant.place == place)
+        purpose = "its %s, stacked inside %s: %s" % ("tool" if names == place else place, cage, names)
+        found.append(_profile(layer, "%s.%s" % (cage, place), purpose, _tool(layer, place)))
     return found
 
 
@@ -108,7 +117,7 @@ def _profile(layer: Layer, name: str, purpose: str, blocks: List[Block]) -> Dict
         if block.lines:
             text += ["", INDENT + "# " + block.title] + [INDENT + line for line in block.lines]
     body = "\n".join(text + ["}", ""])
-    problems = lint(body)
+    problems = lint(body, INNER_SANDBOX.lines if INNER_SANDBOX in blocks else ())
     if problems:
         raise Refused("profile %s: %s" % (name, "; ".join(problems)))
     return {"name": name, "agent": layer.agent["name"], "mode": layer.mode, "text": body}
@@ -122,32 +131,40 @@ def _cage(layer: Layer) -> List[Block]:
     # Only the inner layer logs a secret being read: both would write the same record twice.
     return [entry, *[grant.allowed(grant.programs + grant.helpers) for grant in layer.grants], _command(agent),
             _home(agent, "rw", "x"), _secrets(agent, agent["secrets"], ""), _shared(agent, "rw"), _devices(agent),
-            NETWORK, *_always(layer, SCRATCH_RUNS), wide, *_denied(agent)]
+            NETWORK, *_sandbox(agent), *_always(layer, SCRATCH_RUNS), wide, *_denied(agent)]
 
 
 def _main(layer: Layer) -> List[Block]:
     agent = layer.agent
-    inherited = [grant.allowed(grant.programs) for grant in layer.grants if not grant.profile]
+    inherited = [grant.allowed(grant.programs + grant.helpers) for grant in layer.grants if grant.place == MAIN]
     secrets = [secret for secret in agent["secrets"] if not secret["tools"]]
-    return [*inherited, *_starts(layer, "main"), _command(agent, layer.grants), _home(agent, "rw", "x"),
+    return [*inherited, *_starts(layer, MAIN), _command(agent, layer.grants), _home(agent, "rw", "x"),
             _secrets(agent, secrets, "audit"), _shared(agent, "rw"), _devices(agent), NETWORK,
-            *_always(layer, SCRATCH_RUNS), *_denied(agent)]
+            *_sandbox(agent), *_always(layer, SCRATCH_RUNS), *_denied(agent)]
 
 
-def _tool(layer: Layer, grant: Grant) -> List[Block]:
-    agent, wanted = layer.agent, grant.profile
+def _tool(layer: Layer, place: str) -> List[Block]:
+    agent, here = layer.agent, [grant for grant in layer.grants if grant.place == place]
     base = [other.allowed([]) for other in layer.grants if other.everywhere]
-    access = wanted.get("workspace", "r")
-    secrets = [secret for secret in agent["secrets"] if not secret["tools"] or grant.name in secret["tools"]]
-    places = [_home(agent, access), _shared(agent, access)] if access != "none" else []
-    starts = _starts(layer, grant.name) if wanted.get("runs") or layer.mode == "complain" else []
-    if starts and not wanted.get("runs"):
-        # In enforce these starts are refused. In burn-in they leave a record and run with the main program's rights:
-        # without a rule the kernel would make up a profile //null-PROGRAM, in which no socket is ever logged.
-        starts = [Block(block.title + "; only in burn-in", ["audit " + line for line in block.lines])
-                  for block in starts]
-    return [*base, grant.allowed(grant.programs + grant.helpers), *starts, *places, _secrets(agent, secrets, "audit"),
-            *([NETWORK] if wanted.get("network") else []), *_always(layer, []), *_denied(agent)]
+    own = [grant.allowed(grant.programs + grant.helpers) for grant in here]
+    # "none" < "r" < "rw", as words too.
+    access = max(grant.profile.get("workspace", "r") for grant in here if grant.profile)
+    places = [_home(agent, access), _shared(agent, access)] if access in ("r", "rw") else []
+    secrets = [secret for secret in agent["secrets"] if not secret["tools"] or place in secret["tools"]]
+    network = [NETWORK] if any(grant.profile.get("network") for grant in here) else []
+    return [*base, *own, *_starts_of_tool(layer, place, any(grant.profile.get("runs") for grant in here)), *places,
+            _secrets(agent, secrets, "audit"), *network, *_always(layer, []), *_denied(agent)]
+
+
+def _starts_of_tool(layer: Layer, place: str, runs: bool) -> List[Block]:
+    if runs:
+        return _starts(layer, place)
+    if layer.mode == "enforce":
+        return []
+    # In enforce these starts are refused. In burn-in they leave a record and run with the main program's rights:
+    # without a rule the kernel would make up a profile //null-PROGRAM, in which no socket is ever logged.
+    return [Block(block.title + "; only in burn-in", ["audit " + line for line in block.lines])
+            for block in _starts(layer, place)]
 
 
 def _always(layer: Layer, more: List[Rule]) -> List[Block]:
@@ -161,16 +178,14 @@ def _starts(layer: Layer, here: str) -> List[Block]:
     The way into a tool scrubs the environment (Px): LD_PRELOAD and its like would run the agent's code with what only
     the tool may read. The way back gains nothing and scrubs nothing.
     """
-    taken = {path for grant in layer.grants if grant.name == here for path in grant.programs + grant.helpers}
+    taken = {path for grant in layer.grants if grant.place == here for path in grant.programs + grant.helpers}
     blocks = []
     for grant in layer.grants:
-        target = grant.name if grant.profile else "main"
-        paths = [path for path in grant.programs if path not in taken]
-        if target not in (here, "main") or (target == "main" and here != "main"):
-            scrub = target != "main"
-            blocks.append(Block(grant.title + (", in its own profile" if scrub else ""),
-                                [transition(path, "%s.%s" % (layer.cage, target), scrub) for path in sorted(paths)]))
-    return blocks + ([] if here == "main" else _starts_own(layer))
+        if grant.place != here:
+            scrub, paths = grant.place != MAIN, sorted(set(grant.programs) - taken)
+            blocks.append(Block("%s, in profile %s" % (grant.title, grant.place),
+                                [transition(path, "%s.%s" % (layer.cage, grant.place), scrub) for path in paths]))
+    return blocks + ([] if here == MAIN else _starts_own(layer))
 
 
 def _starts_own(layer: Layer) -> List[Block]:
@@ -183,8 +198,13 @@ def _starts_own(layer: Layer) -> List[Block]:
     return [Block("what the agent wrote, and its command", [transition(path, main, False) for path in paths])]
 
 
+def _sandbox(agent: Dict[str, Any]) -> List[Block]:
+    return [INNER_SANDBOX] if agent["inner_sandbox"] == "allow" else []
+
+
 def _denied(agent: Dict[str, Any]) -> List[Block]:
-    found = [Block("never: " + title, lines(rules)) for title, rules in DENIED]
+    tables = DENIED if agent["inner_sandbox"] == "allow" else [*DENIED, NO_NAMESPACES]
+    found = [Block("never: " + title, lines(rules)) for title, rules in tables]
     asked = [Rule(literal(path) + "{,/,/**}", "mrwklx", verdict="audit deny") for path in agent["denied"]]
     if not agent["workspace"]["execute"]:
         home = literal(agent["home"])
@@ -205,16 +225,50 @@ def _granted(agent: Dict[str, Any], catalogue: Catalogue) -> List[Grant]:
     asked = "agents[%s].tools: %%s" % agent["name"]
     found = ([Grant(name, "every agent has tool " + name, catalogue[name]) for name in sorted(implicit)]
              + [Grant(name, asked % name, catalogue[name]) for name in sorted(granted - implicit)])
-    unnamed = [grant.name for grant in found if grant.profile and not TOOL.fullmatch(grant.name)]
-    if unnamed:
-        raise Refused("tool %s cannot lend a profile its name: use a-z, 0-9 and -, and not main" % ", ".join(unnamed))
     return found
+
+
+def _placed(agent: Dict[str, Any], grants: List[Grant]) -> List[Grant]:
+    """Each tool in its inner profile; one that AppArmor has no room for runs in main, unless it must not."""
+    found = [grant._replace(place=_place(agent, grant)) for grant in grants]
+    unfit = [grant.name for grant in found if grant.place == grant.name and not TOOL.fullmatch(grant.name)]
+    if unfit:
+        raise Refused("tool %s cannot lend a profile its name: use a-z, 0-9 and -, and none of main, readers, writers"
+                      % ", ".join(unfit))
+    fixed = {grant.place for grant in found if _exclusive(agent, grant)}
+    if len(fixed) > TRANSITIONS:
+        raise Refused("agents[%s].tools: %d tools hold what others must not have (%s), and AppArmor leads from one"
+                      " profile to %d others at most: split the agent"
+                      % (agent["name"], len(fixed), ", ".join(sorted(fixed)), TRANSITIONS))
+    others = [place for place in _places(found) if place not in fixed]
+    room = fixed | set(others[:TRANSITIONS - len(fixed)])
+    return [grant if grant.place in room else grant._replace(place=MAIN) for grant in found]
+
+
+def _place(agent: Dict[str, Any], grant: Grant) -> str:
+    wanted = grant.profile
+    if not wanted:
+        return MAIN
+    if _exclusive(agent, grant) or wanted.get("network") or wanted.get("runs"):
+        return grant.name
+    return WRITERS if wanted.get("workspace") == "rw" else READERS
+
+
+def _exclusive(agent: Dict[str, Any], grant: Grant) -> bool:
+    """Whether this tool has what nothing else may have: a socket, a key ring, a secret."""
+    return bool(grant.profile.get("exclusive")) or any(grant.name in secret["tools"] for secret in agent["secrets"])
+
+
+def _places(grants: List[Grant]) -> List[str]:
+    """The inner profiles beside main; those that many tools share first."""
+    found = {grant.place for grant in grants} - {MAIN}
+    return sorted(found, key=lambda place: (place not in (READERS, WRITERS), place))
 
 
 def _command(agent: Dict[str, Any], grants: Tuple[Grant, ...] | List[Grant] = ()) -> Block:
     # Through a link, e.g. venv/bin/python, the kernel asks for the program it leads to, which a tool has to grant.
     command = literal(agent["command"][0])
-    elsewhere = any(command in grant.programs for grant in grants if grant.profile)
+    elsewhere = any(command in grant.programs for grant in grants if grant.place != MAIN)
     return Block("agents[%s].command" % agent["name"], [] if elsewhere else lines([Rule(command, "mrx")]))
 
 

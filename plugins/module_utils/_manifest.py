@@ -156,6 +156,11 @@ def _refuse_contradictions(agent: Dict[str, Any], place: Place, tools: Mapping[s
     for index, secret in enumerate(agent["secrets"]):
         for tool in secret["tools"]:
             _refuse_reader(tool, agent["tools"], place.member("secrets").item(index).member("tools"), tools)
+            if agent["inner_sandbox"] == "allow":
+                place.member("inner_sandbox").refuse(
+                    f"an agent that mounts reads the secret {secret['name']} by another path than its tools do",
+                    "leave inner_sandbox out, or the secret's tools",
+                )
     if agent["burn_in"]["active_days"] > agent["burn_in"]["days"]:
         place.member("burn_in").member("active_days").refuse(
             f"{agent['burn_in']['active_days']} active days do not fit into {agent['burn_in']['days']}",

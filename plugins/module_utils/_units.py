@@ -37,7 +37,7 @@ DAEMON_SOCKETS = (
     "/run/user",
 )
 
-SANDBOX = """\
+_SANDBOX = """\
 # systemd's own sandbox: a second layer beside AppArmor (systemd.exec(5)).
 NoNewPrivileges=yes
 CapabilityBoundingSet=
@@ -47,15 +47,12 @@ PrivateIPC=yes
 ProtectSystem=strict
 ProtectHome=yes
 ProtectProc=invisible
-ProcSubset=pid
 ProtectClock=yes
 ProtectControlGroups=yes
 ProtectHostname=yes
 ProtectKernelLogs=yes
 ProtectKernelModules=yes
 ProtectKernelTunables=yes
-# Debian 12's kernel cannot mediate user namespaces by AppArmor (technique.md A2): seccomp does it.
-RestrictNamespaces=yes
 # No packet or raw sockets: they would bypass the nftables output hook.
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
 RestrictRealtime=yes
@@ -71,6 +68,23 @@ SystemCallErrorNumber=EPERM
 LimitCORE=0
 UMask=0077
 """
+
+# Debian 12's kernel cannot mediate user namespaces by AppArmor (technique.md A2): seccomp does it.
+_NO_NAMESPACES = """\
+RestrictNamespaces=yes
+ProcSubset=pid
+"""
+
+# bubblewrap reads /proc/sys/kernel/overflowuid and mounts.
+_INNER_SANDBOX = """\
+# inner_sandbox: allow; the agent may make namespaces, and mount within them.
+SystemCallFilter=@mount
+"""
+
+
+def sandbox(agent: Dict[str, Any]) -> str:
+    """systemd's own sandbox around the agent."""
+    return _SANDBOX + (_INNER_SANDBOX if agent["inner_sandbox"] == "allow" else _NO_NAMESPACES)
 
 
 def quote(word: str) -> str:
@@ -157,7 +171,7 @@ def confinement(agent: Dict[str, Any], apparmor: bool = True) -> str:
         # '+': as root and outside the sandbox, because it reads what the agent must not see.
         f"ExecStartPre=+{LIBRARY}/preflight {name}",
         "",
-        SANDBOX.rstrip("\n"),
+        sandbox(agent).rstrip("\n"),
         *_device_lines(agent["limits"]),
         f"ReadWritePaths={agent['home']}",
         *[f"ReadWritePaths=-{path}" for path in agent["workspace"]["read_write"]],

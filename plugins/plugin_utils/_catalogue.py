@@ -33,7 +33,7 @@ def tool_names(directory: Path = CATALOGUE) -> frozenset[str]:
 
 @lru_cache(maxsize=None)
 def known_tools(directory: Path = CATALOGUE) -> dict[str, bool]:
-    """What the manifest's filter asks of the catalogue: each tool's name, and whether it has its own profile."""
+    """What the manifest's filter asks of the catalogue: each tool's name, and whether it can have its own profile."""
     return {name: bool(tool.get("profile")) for name, tool in load_catalogue(directory).items()}
 
 

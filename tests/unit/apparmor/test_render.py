@@ -191,7 +191,7 @@ def test_a_catalogue_rule_has_no_syntax(entry):
 
 @pytest.mark.parametrize("change", [
     {"name": "x {} profile y"}, {"home": "/srv/x y"}, {"command": ["/bin/x y"]}, {"tools": ["nonesuch"]},
-    {"secrets": [{"name": "a,\n/** rwx"}]},
+    {"secrets": [{"name": "a,\n/** rwx", "tools": []}]},
 ])
 def test_the_renderer_itself_refuses_what_the_manifest_filter_would_have(agents, catalogue, change):
     with pytest.raises(Refused):

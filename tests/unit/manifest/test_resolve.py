@@ -61,7 +61,7 @@ EVERY_KEY: dict[str, Any] = {
     "environment": {"B": "2", "A": "1"},
     "workspace": {"read_only": ["/srv/data"], "read_write": ["/srv/output"], "execute": False},
     "denied": ["/etc/fstab"],
-    "inner_sandbox": "allow",
+    "inner_sandbox": "deny",
     "secrets": [{"name": "github_token", "tools": ["git"]}],
     "egress": [{"cidr": "192.0.2.7", "protocol": "ssh"}],
     "limits": {"cpu": "50%", "memory": "1G", "tasks": 64, "gpu": True, "devices": ["/dev/dri/renderD128"]},
