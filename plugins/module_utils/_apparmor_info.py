@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
@@ -15,6 +16,8 @@ SECURITYFS = "/sys/kernel/security/apparmor"
 SWITCH = "/sys/module/apparmor/parameters/enabled"
 PROMOTIONS = "/etc/cordon/promotions.json"
 MANIFEST = "/etc/cordon/manifest.json"
+DIRECTORY = "/etc/apparmor.d"
+OVERRIDES = ("disable", "force-complain")
 
 
 class Unusable(Exception):
@@ -98,10 +101,25 @@ def profiles(source: Source) -> Dict[str, Any]:
 
     found = _facts_apparmor.read(source)
     known = _facts_apparmor.recorded(source)
-    comparable = found["profiles"] is not None
+    drift = None if found["profiles"] is None else _facts_apparmor.drift(known or {}, found["profiles"])
     return {"profiles": found["profiles"], "counts": found["counts"], "recorded": known,
             "unenforced": found["unenforced"],
-            "drift": _facts_apparmor.drift(known or {}, found["profiles"]) if comparable else None}
+            "drift": None if drift is None else drift + _files_drift(source, known or {})}
+
+
+def _files_drift(source: Source, known: Mapping[str, Mapping[str, Any]]) -> List[Dict[str, str]]:
+    """What the next boot would load otherwise: files that are not as recorded, links that override a mode."""
+    found = []
+    for name in sorted(known):
+        path = "%s/%s" % (DIRECTORY, name)
+        text = source.text(path, noted=False)
+        if text is None:
+            found.append((name, "%s is missing" % path))
+        elif hashlib.sha256(text.encode()).hexdigest() != known[name].get("source_sha256"):
+            found.append((name, "%s was edited" % path))
+        found += [(name, "%s/%s/%s overrides it at boot" % (DIRECTORY, place, name))
+                  for place in OVERRIDES if source.exists("%s/%s/%s" % (DIRECTORY, place, name))]
+    return [{"profile": name, "problem": problem} for name, problem in found]
 
 
 def agents(source: Source, names: Optional[Sequence[str]]) -> Dict[str, Any]:
