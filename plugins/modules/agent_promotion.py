@@ -94,6 +94,12 @@ agents:
   type: list
   elements: str
   sample: [scribe]
+promoted:
+  description: Those of O(agents) that are promoted now, by this run or before.
+  returned: success
+  type: list
+  elements: str
+  sample: [scribe]
 conditions:
   description: What was judged of each agent, met or not. An agent that was promoted before is not judged.
   returned: with O(state=promoted)
@@ -273,7 +279,7 @@ def _promote(module: AnsibleModule, before: Promotions, by: str) -> Dict[str, An
     history = [_promotions.event("promoted", name, by, entry["promoted_at"], of=entry) for name, entry in entries.items()]
     if ready and not module.check_mode:
         _record(history, {**before, **entries})
-    return dict(_result(before, {**before, **entries}), conditions=found, missing=missing, report=report)
+    return dict(_result(module, before, {**before, **entries}), conditions=found, missing=missing, report=report)
 
 
 def _lacking(module: AnsibleModule, found: List[_burn_in.Condition]) -> List[_burn_in.Condition]:
@@ -296,7 +302,7 @@ def _demote(module: AnsibleModule, before: Promotions, by: str) -> Dict[str, Any
         for name in names:
             _tell(_promotions.alert(name, by, reason, now))
         _record([_promotions.event("demoted", name, by, now, reason, before[name]) for name in names], after)
-    return _result(before, after)
+    return _result(module, before, after)
 
 
 def _prune(module: AnsibleModule, before: Promotions, by: str) -> Dict[str, Any]:
@@ -305,14 +311,15 @@ def _prune(module: AnsibleModule, before: Promotions, by: str) -> Dict[str, Any]
     if gone and not module.check_mode:
         why = "the manifest no longer lists it"
         _record([_promotions.event("forgotten", name, by, time.time(), why, before[name]) for name in gone], after)
-    return _result(before, after)
+    return _result(module, before, after)
 
 
-def _result(before: Promotions, after: Promotions) -> Dict[str, Any]:
+def _result(module: AnsibleModule, before: Promotions, after: Promotions) -> Dict[str, Any]:
     changed = sorted(set(before) ^ set(after))
     shown = ["".join("%s: %s\n" % (name, "enforce" if name in side else "burn_in") for name in changed)
              for side in (before, after)]
-    return {"changed": bool(changed), "agents": changed, "diff": {"before": shown[0], "after": shown[1]}}
+    return {"changed": bool(changed), "agents": changed, "diff": {"before": shown[0], "after": shown[1]},
+            "promoted": [name for name in module.params["agents"] if name in after]}
 
 
 # --- Recording --------------------------------------------------------------------------------------
