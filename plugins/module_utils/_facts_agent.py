@@ -60,7 +60,7 @@ def read(view: View, entry: Mapping[str, Any]) -> Dict[str, Any]:
         "vault_unit": units.get(_facts_units.vault_unit(name)),
         "processes": own,
         "misplaced": _facts_apparmor.labels_out_of_place(own, name, entry["mode"]),
-        "weakened": weakened(own),
+        "weakened": weakened(own, entry.get("inner_sandbox") == "allow"),
         "apparmor": _facts_apparmor.of_agent(view.host["apparmor"], view.host["expected"]["apparmor"], name),
         "audit": {"rules": rules, "calls": _facts_audit.system_calls(rules)},
         "firewall": {"bound": _bound(view.host["firewall"]["uids"], uid)},
@@ -77,6 +77,7 @@ def _expected(entry: Mapping[str, Any]) -> Dict[str, Any]:
         "slice": _facts_units.slice_unit(entry["name"]),
         "main_mode": _facts_apparmor.expected_modes(entry["mode"])["main"],
         "limits": _facts_limits.wanted(limits),
+        "restrict_namespaces": "no" if entry.get("inner_sandbox") == "allow" else "yes",
         "private_devices": "no" if limits["gpu"] or limits["devices"] else "yes",
     }
 
@@ -85,10 +86,14 @@ def _bound(uids: Optional[List[int]], uid: Optional[int]) -> Optional[bool]:
     return None if uids is None or uid is None else uid in uids
 
 
-def weakened(processes: Optional[List[Dict[str, Any]]]) -> Optional[List[str]]:
-    """Name every process that the second layer, systemd's sandbox, does not hold."""
+def weakened(processes: Optional[List[Dict[str, Any]]], inner_sandbox: bool = False) -> Optional[List[str]]:
+    """Name every process that the second layer, systemd's sandbox, does not hold.
+
+    inner_sandbox: capabilities are accepted, since a process in a user namespace of its own has all of them over it.
+    """
     if processes is None:
         return None
     return ["pid %d (%s): NoNewPrivs %s, Seccomp %s, CapBnd %s" % (
         p["pid"], p["program"], p["no_new_privs"], p["seccomp"], p["capabilities"]) for p in processes
-        if not (p["no_new_privs"] == 1 and p["seccomp"] == SECCOMP_FILTER and set(p["capabilities"] or "?") == {"0"})]
+        if not (p["no_new_privs"] == 1 and p["seccomp"] == SECCOMP_FILTER
+                and (inner_sandbox or set(p["capabilities"] or "?") == {"0"}))]

@@ -160,6 +160,7 @@ DRIFTS = [
     ("limits-in-force", "agents.demo.limits.swap_bytes", None),
     ("devices-closed", "agents.demo.unit.DevicePolicy", "auto"),
     ("unit-sandboxed", "agents.demo.unit.NoNewPrivileges", "no"),
+    ("namespaces-as-granted", "agents.demo.unit.RestrictNamespaces", "no"),
     ("processes-sandboxed", "agents.demo.weakened", ["pid 1"]),
     ("no-user-without-manifest", "strays", [{"user": "agent-old", "processes": 1}]),
     ("audit-on", "audit.enabled", 0),

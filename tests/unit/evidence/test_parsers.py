@@ -111,6 +111,9 @@ def test_a_process_without_the_second_layer_is_named(changes):
 def test_processes_that_could_not_be_read_are_not_in_place():
     assert _facts_apparmor.labels_out_of_place(None, "a", "enforce") is None
     assert _facts_agent.weakened(None) is None
+    full = process(capabilities="000001ffffffffff")
+    assert len(_facts_agent.weakened([full])) == 1
+    assert _facts_agent.weakened([full], inner_sandbox=True) == []
 
 
 def test_status_gives_every_uid_that_a_process_may_act_as():
