@@ -34,7 +34,7 @@ def effective(agents: Iterable[Agent], promotions: Promotions) -> List[Dict[str,
             for agent in agents]
 
 
-def entry(agent: Agent, seen: Seen, conditions: List[Dict[str, Any]], replay: List[Dict[str, Any]],
+def entry(agent: Agent, seen: Seen, judged: List[Dict[str, Any]], replay: List[Dict[str, Any]],
           by: str) -> Dict[str, Any]:
     """The record of one promotion."""
     since = _burn_in_seen.began(agent, seen).at
@@ -42,7 +42,7 @@ def entry(agent: Agent, seen: Seen, conditions: List[Dict[str, Any]], replay: Li
     return {
         "promoted_at": seen.now, "by": by, "window": {"since": since, "until": seen.now},
         "policy": {name: known["source_sha256"] for name, known in _burn_in_seen.recorded(agent, seen).items()},
-        "conditions": conditions, "acts_refused": sum(int(act.get("count") or 0) for act in denied), "replay": replay,
+        "conditions": judged, "acts_refused": sum(int(act.get("count") or 0) for act in denied), "replay": replay,
     }
 
 
@@ -58,18 +58,27 @@ def alert(agent: str, by: str, reason: str, now: float) -> Dict[str, Any]:
     return {"alert": "demoted", "severity": "warning", "agent": agent, "summary": summary, "time": now}
 
 
+def conditions(found: Mapping[str, Any]) -> List[Mapping[str, Any]]:
+    """The conditions in a promotion's record, [] where there is no such list."""
+    listed = found.get("conditions")
+    return [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+
+
+def window(found: Mapping[str, Any]) -> Optional[float]:
+    """The days of the window in which all went well; None when they are not recorded."""
+    known = found.get("window")
+    return _burn_in_seen.span(known.get("since"), known.get("until")) if isinstance(known, dict) else None
+
+
 def faults(found: Mapping[str, Any], days: float) -> List[str]:
     """What is wrong with a promotion's record: a condition that is not in it or did not hold, a window too short.
 
     days: what the manifest asks of the window now.
     """
-    window = found.get("window")
-    span = _burn_in_seen.span(window.get("since"), window.get("until")) if isinstance(window, dict) else None
+    span = window(found)
     wrong = ["its window is not recorded"] if span is None else []
     if span is not None and span < days:
         wrong.append("its window was %.1f days, and the manifest asks for %g" % (span, days))
-    listed = found.get("conditions")
-    held = {one["id"]: one.get("met") for one in listed if isinstance(one, dict) and "id" in one} \
-        if isinstance(listed, list) else {}
+    held = {one.get("id"): one.get("met") for one in conditions(found)}
     return wrong + ["condition %s: %s" % (name, "it did not hold" if name in held else "it is not recorded")
                     for name in IDS if held.get(name) is not True]

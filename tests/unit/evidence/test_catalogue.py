@@ -109,7 +109,9 @@ def test_an_idle_agent_fails_only_for_not_running():
 def test_an_agent_that_was_never_provisioned_passes_next_to_nothing():
     passing = {r["id"] for r in _checks.evaluate(CHECKS, sample("ghost")) if r["status"] == "pass" and r["agent"]}
     # systemd has nothing to reload, no cage has a stranger beside it, and the vault's unit is one for all agents.
-    assert passing == {"unit-as-on-disk", "no-unrecorded-profile", "vault-key-stays-in-memory"}
+    # The manifest orders enforce for it, which needs no burn-in.
+    assert passing == {"unit-as-on-disk", "no-unrecorded-profile", "vault-key-stays-in-memory",
+                       "enforce-was-earned", "burn-in-ends"}
 
 
 def test_agents_that_the_manifest_no_longer_names_are_strays():

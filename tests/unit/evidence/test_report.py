@@ -53,7 +53,15 @@ def facts(**more):
 
 
 def agents(**values):
-    return {name: {"mode": "enforce", "session": {"active": True}, "x": value} for name, value in values.items()}
+    promotion = {
+        "basis": "promoted", "faults": [f"condition window: {NASTY}"], "at": "2026-11-23 04:30 UTC", "by": NASTY,
+        "window_days": 15.2, "shown": [{"id": "window", "title": NASTY, "met": False, "observed": NASTY}],
+        "acts_refused": 3, "replayed": [["git", NASTY]], "burn_in_days": 0, "longest_days": 28,
+    }
+    return {
+        name: {"mode": "enforce", "session": {"active": True}, "x": value, "promotion": promotion}
+        for name, value in values.items()
+    }
 
 
 CHECKS = [check("good"), check("bad"), check("x", scope="agent", expression="agent.x", controls={"soc2": ["CC7.2"]})]
@@ -170,6 +178,12 @@ def test_the_page_shows_observed_beside_expected_and_the_remedy():
     assert "bad holds" in words
     assert "mend bad" in words
     assert words.index("What needs attention") < words.index("bad holds") < words.index("good holds")
+
+
+def test_the_page_shows_why_an_agent_is_in_enforce_and_what_is_wrong_with_that():
+    words = " ".join(Reader(page(evidence(FACTS, CHECKS, CATALOGUE))).words)
+    for shown in ("Promoted 2026-11-23 04:30 UTC by", "15.2 days", "3 acts refused", "NOT true", "condition window"):
+        assert shown in words
 
 
 def test_nothing_that_was_observed_becomes_markup():
