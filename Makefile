@@ -41,3 +41,4 @@ clean: vm-down ## Remove what was built (the image cache in ~/.cache/cordon-test
 
 include tests/testbed/testbed.mk
 -include tests/demo/demo.mk
+-include tests/bench/bench.mk
