@@ -25,7 +25,7 @@ author: the cordon.agent_host authors (@cordon)
 options:
   agents:
     description:
-      - The agents, as P(cordon.agent_host.agents#filter) resolves them.
+      - The agents, as P(cordon.agent_host.agents#filter) resolves them, without promotions. Those are read on the host.
       - Left out, the host's own record F(/etc/cordon/manifest.json) is taken.
     type: list
     elements: dict

@@ -127,6 +127,13 @@ def test_an_act_that_cannot_be_read_counts_against_the_agent(host, act, key):
     assert missing(host) == {"unresolved"}
 
 
+def test_a_collecting_that_has_ended_or_a_time_that_is_none_leaves_no_window(host):
+    host.collected["ended"] = NOW - 60
+    assert missing(host) == {"window", "active", "unresolved"}
+    host.collected.update(ended=None, collecting_since=0)
+    assert missing(host) == {"window", "active", "unresolved"}
+
+
 def test_a_loss_restarts_the_window(host):
     host.collected["lost"] = [{"at": NOW - 14.5 * DAY, "what": "old"}]
     assert missing(host) == set()
