@@ -22,7 +22,7 @@ from ._manifest import ManifestError, resolve
 
 Act = Mapping[str, Any]
 Agent = Mapping[str, Any]
-Tools = Mapping[str, Mapping[str, Any]]
+Tools = Dict[str, Dict[str, Any]]
 Suggestion = Dict[str, Any]
 
 READ = frozenset("r")
@@ -120,7 +120,7 @@ class _Layer:
         self.path = str(act["path"])
         self.asked = set(act["access"] or "r")
         place = str(act["profile"] or "")[len("cordon.%s." % agent["name"]):] or MAIN
-        granted = _apparmor_render._granted(dict(agent), dict(tools))
+        granted = _apparmor_render._granted(dict(agent), tools)
         placed = {grant.name: grant.place for grant in _apparmor_render._placed(dict(agent), granted)}
         self.granted = list(placed)
         self.here = [name for name, where in placed.items() if where == place]

@@ -80,14 +80,16 @@ def test_a_socket_is_named_by_its_kind(acts: dict[int, AuditEvent]) -> None:
     ("records", "expected"),
     [
         ([avc(profile="cordon.probe.main//null-/usr/bin/x//null-/tmp/a b")], {"profile": "cordon.probe.main"}),
-        ([avc("AUDIT", operation="exec", profile="cordon.probe.git", name="/usr/bin/less")], {"class": "exec", "verdict": "allowed"}),
+        ([avc("AUDIT", operation="exec", profile="cordon.probe.git", name="/usr/bin/less")],
+         {"class": "exec", "verdict": "allowed"}),
         ([avc(denied_mask="wc")], {"access": "w"}),
         ([avc(denied_mask="r::")], {"access": "r"}),
         ([avc("DENIED", profile="cordon.probe", denied_mask="w"), avc(denied_mask="rw")],
          {"verdict": "denied", "layer": "both", "access": "rw", "profile": "cordon.probe.main"}),
         ([avc("DENIED", operation="capable", capname="sys_admin", name="")],
          {"class": "capability", "detail": "sys_admin", "path": None}),
-        ([avc("DENIED", operation="signal", signal="term", peer="unconfined", name="")], {"class": "signal", "detail": "term unconfined"}),
+        ([avc("DENIED", operation="signal", signal="term", peer="unconfined", name="")],
+         {"class": "signal", "detail": "term unconfined"}),
         ([avc("DENIED", operation="mount", srcname="tmpfs", name="/mnt")], {"class": "mount", "path": "/mnt", "detail": "tmpfs"}),
         ([avc("DENIED", operation="change_profile", target="unconfined")], {"class": "other", "detail": "unconfined"}),
     ],
@@ -112,8 +114,9 @@ def test_what_is_no_verdict_about_an_agent(record: dict[str, str]) -> None:
 
 
 def test_an_act_with_two_paths_has_two_verdicts_of_one_outcome() -> None:
-    found = said(avc(name="/opt/a"), avc("DENIED", operation="rename_dest", profile="cordon.probe", name="/opt/b", denied_mask="w"))
-    assert [(one["verdict"], one["path"], one["layer"]) for one in found] == [("denied", "/opt/a", "inner"), ("denied", "/opt/b", "cage")]
+    target = avc("DENIED", operation="rename_dest", profile="cordon.probe", name="/opt/b", denied_mask="w")
+    found = [(one["verdict"], one["path"], one["layer"]) for one in said(avc(name="/opt/a"), target)]
+    assert found == [("denied", "/opt/a", "inner"), ("denied", "/opt/b", "cage")]
 
 
 def test_who_started_a_program_is_not_what_was_started() -> None:

@@ -13,7 +13,7 @@ import sys
 from datetime import datetime, timedelta, timezone
 from typing import List
 
-from . import _checks, events, host, sessions, status
+from . import _checks, burn_in, denials, events, host, sessions, status
 
 DURATION = re.compile(r"([0-9]+)([smhd])")
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -52,6 +52,25 @@ def _events(options: argparse.Namespace) -> int:
     return 0
 
 
+def _denials(options: argparse.Namespace) -> int:
+    agent = host.require(options.agent)
+    try:
+        found = denials.report(agent, options.since)
+    except OSError as error:
+        raise host.HostError(
+            f"the event log cannot be read: {error}. See 'systemctl status cordon-events'."
+        ) from error
+    print(json.dumps(found, indent=2) if options.json else denials.text(agent, options.since, found))
+    return 0
+
+
+def _burn_in(options: argparse.Namespace) -> int:
+    found = [burn_in.report(agent) for agent in burn_in.chosen(options.agent)]
+    shown = "\n\n".join(map(burn_in.text, found)) or "no agent of this host is in burn-in"
+    print(json.dumps(found, indent=2) if options.json else shown)
+    return 0
+
+
 def _run(options: argparse.Namespace) -> int:
     host.require(options.agent)
     if not options.command:
@@ -83,6 +102,19 @@ def _parser() -> argparse.ArgumentParser:
     log.add_argument("--denied", action="store_true", help="only what was denied")
     log.add_argument("--json", action="store_true", help="one event a line, as data")
     log.set_defaults(act=_events)
+
+    refused = commands.add_parser("denials", help="what an agent was refused, by whom and why, and what would allow it")
+    refused.add_argument("agent")
+    refused.add_argument("--since", type=since, default=since("1h"), help="30m, 4h, 2d or a UTC time; default 1h")
+    refused.add_argument("--json", action="store_true", help="the same as data")
+    refused.set_defaults(act=_denials)
+
+    burning = commands.add_parser(
+        "burn-in", help="what agents in burn-in did that enforce would refuse, and what would allow it"
+    )
+    burning.add_argument("agent", nargs="?", help="only this agent")
+    burning.add_argument("--json", action="store_true", help="the same as data")
+    burning.set_defaults(act=_burn_in)
 
     run = commands.add_parser(
         "run", help="run a command as the agent, confined like its service: run NAME -- COMMAND"

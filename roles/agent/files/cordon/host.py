@@ -42,7 +42,8 @@ def run(argv: List[str], data: Optional[str] = None) -> Tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-def _load(path: str) -> Any:
+def load(path: str) -> Any:
+    """A record of this host; HostError where it is missing or damaged."""
     try:
         with open(path, encoding="utf-8") as file:
             return json.load(file)
@@ -58,7 +59,7 @@ def _load(path: str) -> Any:
 
 def agents() -> List[Dict[str, Any]]:
     """The resolved manifest that this host was provisioned with."""
-    found: List[Dict[str, Any]] = _load(MANIFEST)["agents"]
+    found: List[Dict[str, Any]] = load(MANIFEST)["agents"]
     return found
 
 
@@ -76,7 +77,7 @@ def judge(
     agent: Optional[str] = None, preflight: bool = False
 ) -> Tuple[Dict[str, Any], List[Dict[str, Any]]]:
     """Read the kernel and the system once and judge them: facts and check results."""
-    checks = _load(CHECKS)
+    checks = load(CHECKS)
     facts = _facts.collect(run, agent=agent, preflight=preflight)
     try:
         return facts, _checks.evaluate(checks, facts, agent=agent, preflight=preflight)

@@ -10,15 +10,16 @@ from typing import List
 LONGEST = 72  # characters of one cell; a command line can be a whole script
 
 
-def _cell(text: str) -> str:
-    # An agent chooses its arguments and file names: control characters must not reach a terminal.
+def plain(text: str, longest: int = LONGEST) -> str:
+    """One line that is safe to print: an agent chooses its arguments and file names, and control characters must not
+    reach a terminal."""
     safe = "".join(character if character.isprintable() else "?" for character in text)
-    return safe if len(safe) <= LONGEST else safe[: LONGEST - 1] + "…"
+    return safe if len(safe) <= longest else safe[: longest - 1] + "…"
 
 
 def table(head: List[str], body: List[List[str]]) -> str:
     """Lay out rows in columns as wide as their widest cell."""
-    shown = [head] + [[_cell(text) for text in row] for row in body]
+    shown = [head] + [[plain(text) for text in row] for row in body]
     widths = [max(len(row[column]) for row in shown) for column in range(len(head))]
     return "\n".join(
         "  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip() for row in shown
