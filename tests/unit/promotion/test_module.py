@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.testing import patch_module_args
 
+from ansible_collections.cordon.agent_host.plugins.module_utils import _burn_in
 from ansible_collections.cordon.agent_host.plugins.modules import agent_promotion
 
 from .conftest import NOW, stamp
@@ -155,6 +156,17 @@ def test_a_collector_that_does_not_catch_up_with_the_replay_is_no_pass(call, fak
     monkeypatch.setattr(agent_promotion, "_runner", lambda module: run)
     result = call("promoted")
     assert result["failed"] and "did not catch up" in result["msg"]
+
+
+@pytest.mark.parametrize("met", [False, None, "true", 1])
+@pytest.mark.parametrize("name", _burn_in.IDS)
+def test_one_condition_that_is_not_true_is_enough_to_stay(call, fake, monkeypatch, name, met):
+    judged = [{"id": each, "title": each, "met": met if each == name else True, "observed": "", "remedy": ""}
+              for each in _burn_in.IDS]
+    monkeypatch.setattr(agent_promotion._burn_in, "conditions", lambda *_arguments: judged)
+    assert call("promoted")["failed"]
+    assert call("promoted", partial=True)["promoted"] == []
+    assert not (fake.root / RECORD).exists() and fake.history() == []
 
 
 def test_nothing_is_replayed_while_something_else_is_missing(call, fake):
