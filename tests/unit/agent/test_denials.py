@@ -113,6 +113,7 @@ RECORD = {"agent": "scribe", "collecting_since": 1763860000.0, "ended": None, "b
 @pytest.fixture
 def burning(on_call, tmp_path, monkeypatch):
     monkeypatch.setattr(burn_in, "COLLECTED", str(tmp_path / "%s.json"))
+    monkeypatch.setattr(burn_in.gate, "conditions", lambda _agent: [])
     (agent,) = resolve([{"name": "scribe", **RUNS}], known_tools())
 
     def run(record):
@@ -142,8 +143,11 @@ def test_losses_and_silence_are_said(burning):
 
 
 def test_the_gate_has_its_place(burning, monkeypatch):
-    monkeypatch.setattr(burn_in, "gate", lambda _agent: ["scribe: not ready"])
-    assert burning(RECORD)[1].endswith("scribe: not ready")
+    waiting = {"id": "window", "title": "Enough", "met": False, "observed": "1 of 14 days.", "remedy": "wait."}
+    monkeypatch.setattr(burn_in.gate, "conditions", lambda _agent: [waiting])
+    found, text = burning(RECORD)
+    assert text.endswith("1 of 1 conditions do not hold.\n  NO   Enough. 1 of 14 days.\n       remedy: wait.")
+    assert found["gate"] == [waiting]
 
 
 def test_an_agent_of_which_nothing_was_collected_is_said(on_call, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import os
 import time
 from typing import Any, Dict, List, Mapping
 
-from . import denials, host, words
+from . import denials, gate, host, words
 from ._apparmor_suggest import combined, suggest
 from .table import table
 
@@ -33,12 +33,7 @@ def report(agent: Dict[str, Any]) -> Dict[str, Any]:
     record: Dict[str, Any] = host.load(path)
     found = suggest(record["acts"], agent, denials.tools())
     return {**record, "mode": agent["mode"], "suggestions": [words.without_acts(one) for one in found],
-            "change": combined(found, agent), "gate": gate(agent)}
-
-
-def gate(agent: Mapping[str, Any]) -> List[str]:
-    """What the promotion still waits for, as lines; the conditions themselves are in _burn_in.py."""
-    return []
+            "change": combined(found, agent), "gate": gate.conditions(agent)}
 
 
 def text(found: Mapping[str, Any]) -> str:
@@ -52,7 +47,7 @@ def text(found: Mapping[str, Any]) -> str:
         *_losses(found["lost"]),
         *_acts(found["acts"]),
         *_suggestions(found),
-        *found["gate"],
+        *gate.lines(found["gate"]),
     ]
     return "\n".join(parts)
 

@@ -13,7 +13,7 @@ import sys
 from datetime import datetime, timedelta, timezone
 from typing import List
 
-from . import _checks, burn_in, denials, events, host, sessions, status
+from . import _checks, burn_in, denials, events, gate, host, sessions, status
 
 DURATION = re.compile(r"([0-9]+)([smhd])")
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -65,6 +65,9 @@ def _denials(options: argparse.Namespace) -> int:
 
 
 def _burn_in(options: argparse.Namespace) -> int:
+    if options.notify:
+        print("\n".join(gate.notify(burn_in.chosen(options.agent))) or "no agent is ready to leave burn-in")
+        return 0
     found = [burn_in.report(agent) for agent in burn_in.chosen(options.agent)]
     shown = "\n\n".join(map(burn_in.text, found)) or "no agent of this host is in burn-in"
     print(json.dumps(found, indent=2) if options.json else shown)
@@ -114,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     burning.add_argument("agent", nargs="?", help="only this agent")
     burning.add_argument("--json", action="store_true", help="the same as data")
+    burning.add_argument("--notify", action="store_true", help="only leave an alert for each agent that is ready to be promoted")
     burning.set_defaults(act=_burn_in)
 
     run = commands.add_parser(
