@@ -65,6 +65,11 @@ class AuditStream:
         waiting = next(iter(self._waiting.values()), None)
         return waiting[0] if waiting else self.tail.position()
 
+    def waiting(self) -> float:
+        """For how many seconds the oldest event that is not whole yet has been waiting."""
+        oldest = next(iter(self._waiting.values()), None)
+        return self._clock() - oldest[1] if oldest else 0.0
+
     def _taken(self) -> Iterator[AuditEvent]:
         while self._ready:
             event = self._ready.pop(0)

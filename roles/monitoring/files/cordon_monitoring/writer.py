@@ -60,6 +60,7 @@ class Writer:
         self._reported = 0.0
         self._gaps = 0
         self._malformed = 0
+        self._collected_until: float | None = None
         self._stopping = False
 
     def stop(self, *_signal: object) -> None:
@@ -81,12 +82,13 @@ class Writer:
         self._report()
 
     def _round(self) -> None:
-        now = time.monotonic()
+        now, read_until = time.monotonic(), time.time()
         if self._write():
             self._read(now)
             self._missed(now)
             self._batch += self._pipeline.finished(now)
-            if self._write():
+            if self._write() and self._burn_in.save(now):
+                self._collected_until = read_until - self._audit.waiting()
                 self._settle(now)
         self._watch(now)
         for found in self._spool.alerts():
@@ -139,7 +141,7 @@ class Writer:
         self._places.append((now, self._place()))
         settled = [entry for entry in self._places if entry[0] <= now - _SETTLED]
         self._places = settled[-1:] + self._places[len(settled) :]
-        if settled and self._burn_in.save(now):
+        if settled:
             self._save(settled[-1][1])
             self._log.forget()
 
@@ -190,6 +192,7 @@ class Writer:
             "cursor_lag": self._audit.tail.lag(),
             "gaps": self._audit.tail.gaps + self._kernel.gaps,
             "malformed": self._audit.malformed,
+            "collected_until": self._collected_until and when(self._collected_until),
             "log_writable": self._log_error is None and self._log.writable(),
             "log_error": self._log_error,
             "kernel_log_readable": self._kernel.readable,
