@@ -60,13 +60,13 @@ def suggest(acts: Iterable[Act], agent: Agent, tools: Tools) -> List[Suggestion]
     {tool: {key: what is added}}; `change` says the same as a diff.
     """
     answers = [(act, answer) for act in acts for answer in [_answer(act, agent, tools)] if answer]
-    found: Dict[Tuple[str, str, str], Suggestion] = {}
+    groups: Dict[Tuple[str, str, str], List[Tuple[Act, Answer]]] = {}
     for act, answer in _settled(answers, agent, tools):
-        key = (answer.kind, answer.place, repr(answer.value) if answer.kind != "never" else answer.why)
-        entry = found.setdefault(key, _suggestion(answer, agent, tools))
-        entry["acts"].append(act)
-        entry["count"] += act.get("count", 1)
-    return sorted(found.values(), key=lambda one: (one["kind"] == "never", -one["count"], one["change"]))
+        # What is never allowed for one reason is one entry, with all paths that a line under `denied` has to name.
+        key = (answer.kind, answer.place, answer.why if answer.kind == "never" else repr(answer.value))
+        groups.setdefault(key, []).append((act, answer))
+    found = [_suggestion(group, agent, tools) for group in groups.values()]
+    return sorted(found, key=lambda one: (one["kind"] == "never", -one["count"], one["change"]))
 
 
 def combined(suggestions: Sequence[Suggestion], agent: Agent) -> str:
@@ -361,18 +361,19 @@ def _problems(agents: List[Any], names: Dict[str, bool]) -> List[str]:
     return []
 
 
-def _suggestion(answer: Answer, agent: Agent, tools: Tools) -> Suggestion:
-    manifest: Dict[str, Any] = {}
+def _suggestion(group: List[Tuple[Act, Answer]], agent: Agent, tools: Tools) -> Suggestion:
+    kind, place, value, why = group[0][1]
+    acts = [act for act, _answer in group]
     catalogue: Dict[str, Any] = {}
-    if answer.kind == "catalogue":
-        catalogue = {answer.place: answer.value}
-        if "new" in answer.value:
-            manifest = {"tools": [answer.place]}
-        change = catalogue_diff(answer.place, answer.value, tools.get(answer.place))
+    if kind == "catalogue":
+        catalogue, change = {place: value}, catalogue_diff(place, value, tools.get(place))
+        manifest: Dict[str, Any] = {"tools": [place]} if "new" in value else {}
     else:
-        manifest = {answer.place: answer.value} if answer.value else {}
+        if kind == "never":
+            value = sorted({path for _act, answer in group for path in answer.value})
+        manifest = {place: value} if value else {}
         change = manifest_diff(agent, manifest) if manifest else ""
     # An agent chooses the names of its files: nothing in a line for people may be more than a line.
-    why = "".join(one if one.isprintable() else "?" for one in answer.why)
-    return {"agent": agent["name"], "kind": answer.kind, "change": change, "why": why, "acts": [], "count": 0,
-            "manifest": manifest, "catalogue": catalogue}
+    why = "".join(one if one.isprintable() else "?" for one in why)
+    return {"agent": agent["name"], "kind": kind, "change": change, "why": why, "acts": acts,
+            "count": sum(act.get("count", 1) for act in acts), "manifest": manifest, "catalogue": catalogue}

@@ -231,6 +231,12 @@ def test_what_burn_in_let_pass_can_be_answered_with_no() -> None:
     assert kind_and_change(act("/srv/agents/other/x", verdict="denied"))[1] == {}
 
 
+def test_what_is_never_allowed_for_one_reason_is_one_entry_with_all_its_paths() -> None:
+    (suggestion,) = suggest([act("/srv/agents/other/b"), act("/srv/agents/other/a"), act("/srv/agents/x/c d")], agent(), TOOLS)
+    assert suggestion["manifest"] == {"denied": ["/srv/agents/other/a", "/srv/agents/other/b"]}
+    assert suggestion["count"] == 3
+
+
 @pytest.mark.parametrize("title", [title for title, _rules in _apparmor_policy.DENIED])
 def test_every_table_of_the_policy_is_used(title: str) -> None:
     rules = dict(_apparmor_policy.DENIED)[title]
