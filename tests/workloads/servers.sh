@@ -1,0 +1,51 @@
+#!/bin/bash
+# Copyright: the cordon.agent_host authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# servers.sh SSH-KEY TOKEN PASSWORD: set up the forge (ssh and https), PostgreSQL, Redis and the agents' programs on the guest.
+set -euo pipefail
+key=$1 token=$2 password=$3
+cd /srv/forge
+
+tar -xf packages.tar
+tar -xf agents.tar -C /opt/agents --no-same-owner
+chmod -R go+rX packages /opt/agents
+update-ca-certificates --fresh > /dev/null
+localedef -i de_DE -f UTF-8 de_DE.UTF-8 2> /dev/null || true
+
+# git over ssh: a user that may do nothing else
+id git > /dev/null 2>&1 || useradd --system --home-dir /srv/git --create-home --shell /usr/bin/git-shell git
+install -d -o git -g git -m 700 /srv/git/.ssh
+printf '%s\n' "$key" > /srv/git/.ssh/authorized_keys
+chown git:git /srv/git/.ssh/authorized_keys
+as_git() { runuser -u git -- env -C /srv/git HOME=/srv/git "$@"; }
+if [ ! -d /srv/git/project.git ]; then
+    as_git git init -q --bare -b main /srv/git/project.git
+    as_git git -C /srv/git/project.git config http.receivepack true
+    as_git git clone -q /srv/git/project.git /srv/git/seed 2> /dev/null
+    as_git sh -c 'cd seed && git checkout -q -b main && printf "one\ntwo\n" > numbers && git add numbers &&
+        git -c user.name=seed -c user.email=seed@example.net commit -qm "Begin" && git push -q origin main'
+fi
+printf '203.0.113.10 %s\n' "$(cut -d' ' -f1,2 /etc/ssh/ssh_host_ed25519_key.pub)" > /etc/ssh/ssh_known_hosts
+
+# the forge over https
+chown git /srv/forge/server.key
+systemctl is-active --quiet forge || systemd-run --quiet --unit=forge --uid=git --working-directory=/srv/forge \
+    --property=AmbientCapabilities=CAP_NET_BIND_SERVICE \
+    /usr/bin/python3 -I forge.py server.crt server.key "$token" /srv/git /srv/forge/packages 203.0.113.10 203.0.113.11
+
+# PostgreSQL: one database, by password only
+cluster=$(ls /etc/postgresql)
+sed -i "s/^#\?listen_addresses.*/listen_addresses = '203.0.113.20'/" "/etc/postgresql/$cluster/main/postgresql.conf"
+grep -q '^host sales' "/etc/postgresql/$cluster/main/pg_hba.conf" ||
+    echo 'host sales analyst samehost scram-sha-256' >> "/etc/postgresql/$cluster/main/pg_hba.conf"
+systemctl restart "postgresql@$cluster-main"
+as_postgres() { runuser -u postgres -- env -C / psql -qtA "$@"; }
+[ -n "$(as_postgres -c "select 1 from pg_roles where rolname = 'analyst'")" ] || as_postgres -c "create role analyst login"
+as_postgres -c "alter role analyst password '$password'"
+[ -n "$(as_postgres -c "select 1 from pg_database where datname = 'sales'")" ] || as_postgres -c "create database sales owner analyst"
+
+# Redis, for everybody who reaches its address
+systemctl stop redis-server
+systemctl is-active --quiet workloads-redis || systemd-run --quiet --unit=workloads-redis --uid=redis \
+    /usr/bin/redis-server --bind 203.0.113.22 --protected-mode no --save '' --dir /tmp
