@@ -225,7 +225,9 @@ def files(agents: List[Dict[str, Any]], apparmor: bool = True) -> Dict[str, List
             f"{UNITS}/cordon-agent@{name}.service.d",
             f"{UNITS}/cordon-session-{name}-.service.d",
         )
-        own = [agent["workspace"]["path"], *[f"{home}/{directory}" for directory in WRITABLE]]
+        # gpg keeps its keys there, out of reach of everything but gpg, and an agent cannot make a directory in its home.
+        places = [*WRITABLE, *([".gnupg"] if "gpg" in agent["tools"] else [])]
+        own = [agent["workspace"]["path"], *[f"{home}/{place}" for place in places]]
         directories += [
             {"path": home, "mode": "0750", "group": user},
             {"path": f"{home}/.ssh", "mode": "0755"},

@@ -107,6 +107,12 @@ def test_the_home_belongs_to_root_and_only_the_work_directories_to_the_agent():
     assert own == {"workspace", ".cache", ".config", "git", "ssh", ".local"}
 
 
+def test_gpg_finds_a_directory_for_its_keys():
+    rows = {row["path"]: row for row in _units.files([agent(tools=["gpg"])])["directories"]}
+    assert rows["/srv/agents/scout/.gnupg"]["owner"] == "agent-scout"
+    assert rows["/srv/agents/scout/.gnupg"]["mode"] == "0700"
+
+
 def test_output_paths_are_writable_in_the_unit():
     text = _units.confinement(agent(workspace={"read_write": ["/srv/output"]}))
     assert setting(text, "ReadWritePaths") == ["/srv/agents/scout", "-/srv/output"]
