@@ -20,7 +20,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import steps  # noqa: E402
+import steps
 
 # The kernel stamps records with the time of its last tick.
 TICK = 0.02

@@ -28,8 +28,9 @@ from typing import Literal
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-import steps  # noqa: E402
-from testbed import tls  # noqa: E402
+import steps
+
+from testbed import tls
 
 FORGE, PACKAGES = "203.0.113.10", "203.0.113.11"
 NPM = {

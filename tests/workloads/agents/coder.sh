@@ -1,5 +1,6 @@
 # shellcheck shell=bash
 # The coder's work. Each function runs in an empty directory of the workspace, with `set -eux`.
+# shellcheck disable=SC2016,SC2164
 identity() {
     git config --global user.name Coder
     git config --global user.email coder@example.net
@@ -121,7 +122,7 @@ manual() {
     man ls | grep -q 'list directory'
     man -f ls
     man -k '^ls$'
-    MANPAGER=cat man -P cat printf > printf.txt
+    man -P cat printf > printf.txt
     grep -q PRINTF printf.txt
 }
 
