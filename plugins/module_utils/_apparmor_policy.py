@@ -61,8 +61,9 @@ NO_NAMESPACES = ("user namespaces", _deny("/proc/[0-9]*/{,task/[0-9]*/}{uid_map,
 # What a sandbox of the agent's own takes (bubblewrap 0.8 and 0.11, tried on Linux 6.1): the capabilities are those over
 # the namespace that it makes, since the agent's user has none over the host.
 INNER_SANDBOX = Block("inner_sandbox: allow; within user namespaces of the agent's own", [
-    "/ r,", "owner /proc/[0-9]*/{uid_map,gid_map,setgroups} rw,",
-    *["capability %s," % name for name in ("net_admin", "setgid", "setpcap", "setuid", "sys_admin", "sys_chroot",
+    "/ r,", "/newroot/{,**} rwkl,", "owner /proc/[0-9]*/{uid_map,gid_map,setgroups} rw,",
+    "/proc/sys/user/max_user_namespaces r,",
+    *["capability %s," % name for name in ("dac_override", "net_admin", "setgid", "setpcap", "setuid", "sys_admin", "sys_chroot",
                                            "sys_ptrace")],
     "mount,", "umount,", "pivot_root,",
 ])

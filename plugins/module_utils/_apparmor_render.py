@@ -15,7 +15,18 @@ from typing import Any, Dict, List, NamedTuple, Tuple
 
 from ._apparmor_lint import lint
 from ._apparmor_policy import (
-    ABI, CAGE_READS, DENIED, FLAGS, GPU, INNER_SANDBOX, NETWORK, NO_NAMESPACES, SCRATCH, SCRATCH_RUNS, Block, peers,
+    ABI,
+    CAGE_READS,
+    DENIED,
+    FLAGS,
+    GPU,
+    INNER_SANDBOX,
+    NETWORK,
+    NO_NAMESPACES,
+    SCRATCH,
+    SCRATCH_RUNS,
+    Block,
+    peers,
 )
 from ._apparmor_rules import Refused, Rule, lines, literal, pattern, rule, transition
 
