@@ -4,10 +4,10 @@
 """What the workloads need on the guest, made on the controller: packages, keys, certificates, one script per agent.
 
 Usage: prepare.py DIRECTORY. Makes, and keeps what is there already:
-  packages/    a Python index (simple/, files/) and an npm registry (npm/), as static files; packages.tar has them too
+  packages/    a Python index (simple/, files/) and an npm registry (npm/), as static files
   tls/         a certificate authority, and the certificate of the forge
   vars.json    variables of the playbook: the values of the agents' secrets
-  agents.tar   NAME/run, the agent's program, and NAME/work.sh, every step of that agent (steps.py)
+  guest.tar    all that goes to the guest: these, the servers, and for each agent its program and its steps (steps.py)
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import hashlib
 import io
 import json
 import secrets
+import shlex
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
 from pathlib import Path
-from typing import Literal
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
@@ -51,17 +51,22 @@ def main(directory: Path) -> None:
     tls.make(directory / "tls", [FORGE, PACKAGES])
     if not (directory / "vars.json").exists():
         _write(directory / "vars.json", json.dumps(_variables(), indent=2))
-    _pack(directory / "packages.tar", directory / "packages")
-    (directory / "agents.tar").write_bytes(_tarball({
-        f"{name}/{file}": text
-        for name, work in steps.scripts().items()
-        for file, text in (("work.sh", work), ("run", "#!/bin/sh\nexec sleep infinity\n"))
-    }, mode="w"))
+    variables = json.loads((directory / "vars.json").read_text("utf-8"))
+    settings = {name: value for name, value in variables.items() if name.startswith("workloads_")}
+    with tarfile.open(directory / "guest.tar", "w") as archive:
+        for path in (directory / "packages", *(directory / "tls").glob("*.crt"), directory / "tls" / "server.key",
+                     HERE / "forge.py", HERE / "run.py", HERE / "servers.sh"):
+            archive.add(path, path.name)
+        _add(archive, "settings", "".join(f"{name}={shlex.quote(value)}\n" for name, value in settings.items()))
+        for name, work in steps.scripts().items():
+            _add(archive, f"agents/{name}/work.sh", work)
+            _add(archive, f"agents/{name}/run", "#!/bin/sh\nexec sleep infinity\n")
 
 
-def _pack(archive: Path, directory: Path) -> None:
-    with tarfile.open(archive, "w") as stream:
-        stream.add(directory, directory.name)
+def _add(archive: tarfile.TarFile, name: str, text: str) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = len(text.encode()), 0o755
+    archive.addfile(member, io.BytesIO(text.encode()))
 
 
 def _write(path: Path, text: str) -> None:
@@ -95,14 +100,11 @@ def _npm_registry(registry: Path) -> None:
         _write(registry / name, json.dumps(document))
 
 
-def _tarball(members: dict[str, str], mode: Literal["w", "w:gz"] = "w:gz") -> bytes:
+def _tarball(members: dict[str, str]) -> bytes:
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode=mode) as archive:
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
         for name, text in members.items():
-            member = tarfile.TarInfo(name)
-            member.mode = 0o755
-            member.size = len(text.encode())
-            archive.addfile(member, io.BytesIO(text.encode()))
+            _add(archive, name, text)
     return buffer.getvalue()
 
 
@@ -111,6 +113,7 @@ def _variables() -> dict[str, object]:
     signing = _gpg_key()
     token, password = secrets.token_hex(16), secrets.token_hex(16)
     return {
+        "monitoring_webhook_url": "none", "monitoring_heartbeat_url": "none",
         "workloads_deploy_key": public, "workloads_token": token, "workloads_password": password,
         "vault_secrets": {
             "coder": {"deploy_key": private, "forge_token": f"https://coder:{token}@{FORGE}\n", "signing_key": signing},

@@ -2,21 +2,31 @@
 # Copyright: the cordon.agent_host authors
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# servers.sh SSH-KEY TOKEN PASSWORD: set up the forge (ssh and https), PostgreSQL, Redis and the agents' programs on the guest.
+# Set up what the agents meet on the guest: the forge (ssh and https), PostgreSQL, Redis, and the agents' own programs.
+# Run in the directory where guest.tar was unpacked. A second run changes nothing.
+# shellcheck disable=SC2154 # the settings come from prepare.py
 set -euo pipefail
-key=$1 token=$2 password=$3
-cd /srv/forge
+# shellcheck source=/dev/null
+. ./settings
+here=$PWD
 
-tar -xf packages.tar
-tar -xf agents.tar -C /opt/agents --no-same-owner
+# the addresses that the sample manifest names
+for address in 203.0.113.10 203.0.113.11 203.0.113.20 203.0.113.22; do
+    ip address replace "$address/32" dev lo
+done
+
+mkdir -p /opt/agents
+cp -r agents/. /opt/agents/
+chown -R root:root .
 chmod -R go+rX packages /opt/agents
+cp ca.crt /usr/local/share/ca-certificates/workloads.crt
 update-ca-certificates --fresh > /dev/null
 localedef -i de_DE -f UTF-8 de_DE.UTF-8 2> /dev/null || true
 
 # git over ssh: a user that may do nothing else
 id git > /dev/null 2>&1 || useradd --system --home-dir /srv/git --create-home --shell /usr/bin/git-shell git
 install -d -o git -g git -m 700 /srv/git/.ssh
-printf '%s\n' "$key" > /srv/git/.ssh/authorized_keys
+printf '%s\n' "$workloads_deploy_key" > /srv/git/.ssh/authorized_keys
 chown git:git /srv/git/.ssh/authorized_keys
 as_git() { runuser -u git -- env -C /srv/git HOME=/srv/git "$@"; }
 if [ ! -d /srv/git/project.git ]; then
@@ -29,10 +39,10 @@ fi
 printf '203.0.113.10 %s\n' "$(cut -d' ' -f1,2 /etc/ssh/ssh_host_ed25519_key.pub)" > /etc/ssh/ssh_known_hosts
 
 # the forge over https
-chown git /srv/forge/server.key
-systemctl is-active --quiet forge || systemd-run --quiet --unit=forge --uid=git --working-directory=/srv/forge \
+chown git server.key
+systemctl is-active --quiet forge || systemd-run --quiet --unit=forge --uid=git --working-directory="$here" \
     --property=AmbientCapabilities=CAP_NET_BIND_SERVICE \
-    /usr/bin/python3 -I forge.py server.crt server.key "$token" /srv/git /srv/forge/packages 203.0.113.10 203.0.113.11
+    /usr/bin/python3 -I forge.py server.crt server.key "$workloads_token" /srv/git "$here/packages" 203.0.113.10 203.0.113.11
 
 # PostgreSQL: one database, by password only
 cluster=$(ls /etc/postgresql)
@@ -42,7 +52,7 @@ grep -q '^host sales' "/etc/postgresql/$cluster/main/pg_hba.conf" ||
 systemctl restart "postgresql@$cluster-main"
 as_postgres() { runuser -u postgres -- env -C / psql -qtA "$@"; }
 [ -n "$(as_postgres -c "select 1 from pg_roles where rolname = 'analyst'")" ] || as_postgres -c "create role analyst login"
-as_postgres -c "alter role analyst password '$password'"
+as_postgres -c "alter role analyst password '$workloads_password'"
 [ -n "$(as_postgres -c "select 1 from pg_database where datname = 'sales'")" ] || as_postgres -c "create database sales owner analyst"
 
 # Redis, for everybody who reaches its address
