@@ -55,6 +55,7 @@ _value:
       home: /srv/agents/autopilot
       command: [/usr/bin/sleep, infinity]
       tools: []
+      programs: []
       environment: {}
       workspace: {path: /srv/agents/autopilot/workspace, read_only: [], read_write: [], execute: true}
       denied: []

@@ -31,7 +31,8 @@ FORBIDDEN: List[Tuple[str, str]] = [
 UNWRITABLE = re.compile(
     r"^(?:audit )?(?:owner )?/(?:\*\*|\{?etc|usr|boot|sys|proc/sys|proc/\S*attr|var/lib/cordon|root|home)\S* \S*[wal]"
 )
-FILE = re.compile(r"^(?:audit deny |audit )?(?:owner )?(/\S*) [mrwklix]+,$")
+FILE = re.compile(r"^(?:audit )?(?:owner )?/\S* (?=\w)[mrwkl]*(?:ix)?,$")
+DENIAL = re.compile(r"^audit deny /\S* [mrwklx]+,$")
 ENTRY = re.compile(r"^/usr/lib/cordon/entry pix -> &cordon\.([a-z][a-z0-9_]*)\.main,$")
 # Between the inner profiles of one agent; the cage beneath them stays. Into a tool only with a scrubbed environment.
 TRANSITION = re.compile(r"^(?:audit )?/\S* r(?:px -> cordon\.([a-z][a-z0-9_]*)\.main|Px -> cordon\.([a-z][a-z0-9_]*)\.[a-z0-9-]+),$")
@@ -59,16 +60,15 @@ def lint(text: str, excepted: Collection[str] = ()) -> List[str]:
 def _line(line: str, agent: str) -> List[str]:
     if not line or line.startswith("# ") or line in ("}", "abi <abi/3.0>,") or HEAD.match(line):
         return [] if line.isprintable() else ["an unprintable character"]
-    if line.startswith("audit deny /"):
-        return [] if FILE.match(line) else ["a line that no rule looks like"]
+    if DENIAL.match(line):
+        return []
     if " -> " in line:
         return _transition(line, agent)
+    if FILE.match(line):
+        # Its access has no letter for a way out; its path may look like anything, "/Cx" too.
+        return ["something that only root may write"] if UNWRITABLE.match(line) else []
     found = [why for pattern, why in FORBIDDEN if re.search(pattern, line)]
-    if UNWRITABLE.match(line):
-        found.append("something that only root may write")
-    if not found and not (FILE.match(line) or OTHER.match(line)):
-        found.append("a line that no rule looks like")
-    return found
+    return found or ([] if OTHER.match(line) else ["a line that no rule looks like"])
 
 
 def _transition(line: str, agent: str) -> List[str]:

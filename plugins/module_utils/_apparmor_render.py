@@ -41,6 +41,8 @@ TOOL = re.compile(r"(?!(?:main|readers|writers)$)[a-z0-9][a-z0-9-]{0,40}")
 TRANSITIONS = 12
 # Of the home, only what the contract with the role `agent` leaves to the agent; the rest of it belongs to root.
 OWN = (".cache", ".config", ".local")
+# A directory's own path ends with / when the kernel asks; a single file's does not.
+BELOW = "{,/,/**}"
 INDENT = "  "
 
 Catalogue = Dict[str, Dict[str, Any]]
@@ -205,6 +207,7 @@ def _starts_own(layer: Layer) -> List[Block]:
     home = literal(agent["home"])
     taken = {path for grant in layer.grants for path in grant.programs}
     paths = [literal(agent["command"][0])] if literal(agent["command"][0]) not in taken else []
+    paths += [literal(path) + BELOW for path in agent["programs"]]
     paths += [home + "/[^.]{,**}"] + ["%s/%s/{,**}" % (home, place) for place in OWN] + ["/{,var/}tmp/**"]
     return [Block("what the agent wrote, and its command", [transition(path, main, False) for path in paths])]
 
@@ -216,7 +219,7 @@ def _sandbox(agent: Dict[str, Any]) -> List[Block]:
 def _denied(agent: Dict[str, Any]) -> List[Block]:
     tables = DENIED if agent["inner_sandbox"] == "allow" else [*DENIED, NO_NAMESPACES]
     found = [Block("never: " + title, lines(rules)) for title, rules in tables]
-    asked = [Rule(literal(path) + "{,/,/**}", "mrwklx", verdict="audit deny") for path in agent["denied"]]
+    asked = [Rule(literal(path) + BELOW, "mrwklx", verdict="audit deny") for path in agent["denied"]]
     if not agent["workspace"]["execute"]:
         home = literal(agent["home"])
         own = [literal(agent["workspace"]["path"])] + ["%s/%s" % (home, place) for place in OWN]
@@ -280,7 +283,9 @@ def _command(agent: Dict[str, Any], grants: Tuple[Grant, ...] | List[Grant] = ()
     # Through a link, e.g. venv/bin/python, the kernel asks for the program it leads to, which a tool has to grant.
     command = literal(agent["command"][0])
     elsewhere = any(command in grant.programs for grant in grants if grant.place != MAIN)
-    return Block("agents[%s].command" % agent["name"], [] if elsewhere else lines([Rule(command, "mrx")]))
+    rules = [] if elsewhere else [Rule(command, "mrx")]
+    rules += [Rule(literal(path) + BELOW, "mrx") for path in agent["programs"]]
+    return Block("agents[%s].command, .programs" % agent["name"], lines(rules))
 
 
 def _home(agent: Dict[str, Any], access: str, execute: str = "") -> Block:
@@ -306,10 +311,9 @@ def _secrets(agent: Dict[str, Any], secrets: List[Dict[str, Any]], verdict: str)
 
 
 def _shared(agent: Dict[str, Any], access: str) -> Block:
-    # A directory's own path ends with / when the kernel asks; a single file's does not.
     workspace = agent["workspace"]
-    rules = [Rule(literal(path) + "{,/,/**}", "r") for path in workspace["read_only"]]
-    rules += [Rule(literal(path) + "{,/,/**}", "rwkl" if access == "rw" else "r") for path in workspace["read_write"]]
+    rules = [Rule(literal(path) + BELOW, "r") for path in workspace["read_only"]]
+    rules += [Rule(literal(path) + BELOW, "rwkl" if access == "rw" else "r") for path in workspace["read_write"]]
     return Block("agents[%s].workspace.read_only, .read_write" % agent["name"], lines(rules))
 
 

@@ -37,6 +37,7 @@ from ._manifest_values import (
     read_output_path,
     read_path,
     read_port,
+    read_program_path,
     read_replay,
     read_secret_name,
     read_silence,
@@ -48,6 +49,7 @@ from ._manifest_values import (
 #: reference and the JSON Schema are tested against it. Other keys are mandatory, derived, or one of a choice.
 DEFAULTS: Dict[str, Any] = {
     "tools": [],
+    "programs": [],
     "environment": {},
     "workspace": {},
     "workspace.read_only": [],
@@ -132,6 +134,7 @@ def _agent(value: Any, place: Place, tools: Mapping[str, bool]) -> Dict[str, Any
         "home": _Derived(home),
         "command": command_in(home),
         "tools": _tools(tools),
+        "programs": list_of(read_program_path, str),
         "environment": read_environment,
         "workspace": _record({"path": _Derived(f"{home}/workspace"), **WORKSPACE}),
         "denied": list_of(read_path, str),

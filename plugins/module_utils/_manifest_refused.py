@@ -99,6 +99,18 @@ OUTPUT_PATHS: Refusals = (
     ("the agent has a private one already, by the same name", ("/tmp", "/var/tmp")),
 )
 
+#: Directories that `programs` may not name, beside PATHS.
+PROGRAM_PATHS: Refusals = (
+    (
+        "what may run there is the tool catalogue's business",
+        (
+            "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/usr/bin", "/usr/sbin", "/usr/lib", "/usr/lib32",
+            "/usr/lib64", "/usr/libx32", "/usr/libexec", "/usr/share", "/usr/games",
+        ),
+    ),
+    ("no program belongs there", ("/etc", "/var", "/tmp")),
+)
+
 #: Directories that hold somebody's credentials wherever they stand.
 CREDENTIAL_DIRECTORIES = (".ssh", ".gnupg", ".aws", ".azure", ".kube", ".docker", ".vault")
 
@@ -157,6 +169,11 @@ def path_refusal(path: str) -> str | None:
 def output_refusal(path: str) -> str | None:
     """Why no agent may be given this path to write, beside the reasons of path_refusal; None where one may."""
     return _touches(path, OUTPUT_PATHS)
+
+
+def program_refusal(path: str) -> str | None:
+    """Why no agent may be given this path to execute, beside the reasons of path_refusal; None where one may."""
+    return _touches(path, PROGRAM_PATHS)
 
 
 def _touches(path: str, table: Refusals) -> str | None:

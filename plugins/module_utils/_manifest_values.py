@@ -24,6 +24,7 @@ from ._manifest_refused import (
     environment_refusal,
     output_refusal,
     path_refusal,
+    program_refusal,
 )
 
 T = TypeVar("T")
@@ -137,6 +138,16 @@ def read_data_path(value: Any, place: Place) -> str:
     reason = path_refusal(path) if path else None
     if reason:
         place.refuse(f"{path} cannot be given to an agent, {reason}", "name what holds nothing but the data")
+    return path
+
+
+def read_program_path(value: Any, place: Place) -> str:
+    """A program, or a directory of programs and their libraries, that no tool of the catalogue has."""
+    before = len(place.problems)
+    path = read_data_path(value, place)
+    reason = program_refusal(path) if path and len(place.problems) == before else None
+    if reason:
+        place.refuse(f"{path} cannot be given to an agent, {reason}", "grant the tool that brings the program")
     return path
 
 

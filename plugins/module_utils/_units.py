@@ -175,7 +175,7 @@ def confinement(agent: Dict[str, Any], apparmor: bool = True) -> str:
         *_device_lines(agent["limits"]),
         f"ReadWritePaths={agent['home']}",
         *[f"ReadWritePaths=-{path}" for path in agent["workspace"]["read_write"]],
-        *[f"ReadOnlyPaths=-{path}" for path in agent["workspace"]["read_only"]],
+        *[f"ReadOnlyPaths=-{path}" for path in agent["workspace"]["read_only"] + agent["programs"]],
         *[f"InaccessiblePaths=-{path}" for path in DAEMON_SOCKETS],
     ]
     return "\n".join(lines) + "\n"

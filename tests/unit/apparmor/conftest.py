@@ -21,7 +21,7 @@ MANIFEST = [
         "name": "autopilot", "command": ["/srv/agents/autopilot/venv/bin/python", "-m", "autopilot"],
         "tools": ["git", "python"],
         "workspace": {"read_only": ["/srv/data/reference"], "read_write": ["/srv/data/output"]},
-        "denied": ["/etc/fstab"],
+        "denied": ["/etc/fstab"], "programs": ["/opt/autopilot"],
         "secrets": [{"name": "github_token", "tools": ["git"]}, {"name": "database_url"}], "limits": {"gpu": True, "devices": ["/dev/video0"]}, "mode": "enforce",
     },
     {"name": "second", "command": ["/usr/bin/sleep", "infinity"]},

@@ -54,6 +54,8 @@ def test_the_same_manifest_in_another_order_gives_the_same_text(agents):
     ("cage git", "/etc/gitconfig r,"),
     ("cage main", "/srv/agents/autopilot/venv/bin/python mrix,"),
     ("git", "/srv/agents/autopilot/venv/bin/python rpx -> cordon.autopilot.main,"),
+    ("cage main", "/opt/autopilot{,/,/**} mrix,"),
+    ("git", "/opt/autopilot{,/,/**} rpx -> cordon.autopilot.main,"),
     ("cage main git", "/srv/data/reference{,/,/**} r,"),
     ("cage main git", "/srv/data/output{,/,/**} rwkl,"),
     ("cage main", "/srv/agents/autopilot/workspace/{,**} mrwklix,"),
@@ -128,6 +130,7 @@ manifests = st.fixed_dictionaries({
     "workspace": st.fixed_dictionaries({"read_only": st.lists(paths, max_size=3)}, optional={
         "read_write": st.lists(paths, max_size=2), "execute": st.booleans()}),
     "denied": st.lists(paths, max_size=3),
+    "programs": st.lists(paths, max_size=3),
     "inner_sandbox": st.sampled_from(["deny", "allow"]),
     "secrets": st.lists(st.text(string.ascii_lowercase + "_", min_size=1, max_size=9), max_size=2, unique=True).map(
         lambda names: [{"name": name} for name in names]),

@@ -24,7 +24,7 @@ KEYS = st.one_of(
     st.sampled_from(
         ["name", "user", "home", "command", "tools", "environment", "workspace", "path", "read_only", "secrets"]
         + ["broker", "egress", "cidr", "port", "protocol", "log", "critical_apis", "limits", "cpu", "memory", "tasks"]
-        + ["gpu", "devices", "monitoring", "silence", "mode", "read_write", "execute", "denied", "inner_sandbox"]
+        + ["gpu", "devices", "monitoring", "silence", "mode", "read_write", "execute", "programs", "denied", "inner_sandbox"]
         + ["burn_in", "days", "active_days", "replay", "unconfined"]
     ),
     SCALARS,

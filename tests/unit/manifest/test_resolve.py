@@ -58,6 +58,7 @@ def types(value: Any) -> set[type]:
 EVERY_KEY: dict[str, Any] = {
     **SMALLEST,
     "tools": ["python", "git"],
+    "programs": ["/opt/autopilot"],
     "environment": {"B": "2", "A": "1"},
     "workspace": {"read_only": ["/srv/data"], "read_write": ["/srv/output"], "execute": False},
     "denied": ["/etc/fstab"],
@@ -79,6 +80,7 @@ def test_two_lines_make_an_agent() -> None:
             "home": "/srv/agents/autopilot",
             "command": ["/usr/bin/true"],
             "tools": [],
+            "programs": [],
             "environment": {},
             "workspace": {
                 "path": "/srv/agents/autopilot/workspace", "read_only": [], "read_write": [], "execute": True
@@ -102,7 +104,7 @@ def test_what_is_given_is_kept_in_one_form() -> None:
     assert list(agent["environment"]) == ["A", "B"]
     assert agent["secrets"] == [{"name": "github_token", "tools": ["git"], "broker": None}]
     assert agent["egress"] == [{"cidr": "192.0.2.7/32", "port": 22, "protocol": "tcp", "log": True}]
-    for key in ("denied", "inner_sandbox", "limits", "monitoring", "mode", "burn_in"):
+    for key in ("programs", "denied", "inner_sandbox", "limits", "monitoring", "mode", "burn_in"):
         assert agent[key] == EVERY_KEY[key]
 
 
