@@ -10,13 +10,20 @@ version_added: 0.1.0
 author: the cordon.agent_host authors (@cordon)
 description:
   - Renders the cage and the inner profile of each agent, for M(cordon.agent_host.apparmor_profiles).
-  - Deterministic. Written in the language of AppArmor 3.0, which the parsers of all supported releases take.
+  - Deterministic.
 options:
   _input:
     description: A resolved manifest, as P(cordon.agent_host.agents#filter) returns it.
     type: list
     elements: dict
     required: true
+  abi:
+    description:
+      - The features that the policy is written for. The newest that the host's parser has a file of, as
+        M(cordon.agent_host.apparmor_info) returns it.
+    type: str
+    choices: ["3.0", "4.0"]
+    default: "3.0"
 """
 
 EXAMPLES = r"""
@@ -25,7 +32,7 @@ profiles: "{{ agent_host_agents | cordon.agent_host.agents | cordon.agent_host.a
 
 RETURN = r"""
 _value:
-  description: Two profiles per agent, each with C(name) (also the name of its file), C(agent), C(mode) and C(text).
+  description: The profiles of all agents, each with C(name) (also the name of its file), C(agent), C(mode) and C(text).
   type: list
   elements: dict
 """
@@ -39,11 +46,11 @@ from ansible_collections.cordon.agent_host.plugins.module_utils._apparmor_rules 
 from ansible_collections.cordon.agent_host.plugins.plugin_utils._catalogue import CatalogueError, load_catalogue
 
 
-def apparmor_profiles(agents: list[dict[str, Any]]) -> list[dict[str, str]]:
+def apparmor_profiles(agents: list[dict[str, Any]], abi: str = "3.0") -> list[dict[str, str]]:
     """Render all profiles; KeyError means that the manifest was not resolved."""
     try:
         catalogue = load_catalogue()
-        return [profile for agent in agents for profile in _apparmor_render.profiles(agent, catalogue)]
+        return [profile for agent in agents for profile in _apparmor_render.profiles(agent, catalogue, abi)]
     except (KeyError, TypeError) as error:
         raise AnsibleFilterError(
             f"apparmor_profiles: {error!r}: pass the manifest through cordon.agent_host.agents first"

@@ -58,7 +58,7 @@ def lint(text: str, excepted: Collection[str] = ()) -> List[str]:
 
 
 def _line(line: str, agent: str) -> List[str]:
-    if not line or line.startswith("# ") or line in ("}", "abi <abi/3.0>,") or HEAD.match(line):
+    if not line or line.startswith("# ") or line in ("}", "abi <abi/3.0>,", "abi <abi/4.0>,") or HEAD.match(line):
         return [] if line.isprintable() else ["an unprintable character"]
     if DENIAL.match(line):
         return []

@@ -13,9 +13,10 @@ from typing import List, NamedTuple, Tuple
 
 from ._apparmor_rules import Rule
 
-# `abi` pins the features that the policy is written for. 3.0 is the newest that every parser of our targets has
-# (Debian 12 ships 3.0.8); without the line, kernels from 6.17 on mediate sockets that this text does not speak of.
-ABI = "abi <abi/3.0>,"
+# `abi` pins the features that the policy is written for; without the line, kernels from 6.17 on mediate sockets that
+# this text does not speak of. Oldest first: 3.0 is what Debian 12's parser (3.0.8) has, 4.0 (Debian 13, Ubuntu 24.04)
+# adds user namespaces, which a profile then may make only if it says so.
+ABIS = ("3.0", "4.0")
 
 # systemd hands the unit files that it opened outside the unit's mount namespace, /dev/null and terminals first. Their
 # path does not lead to the unit's root, and without this flag the kernel denies them as "disconnected path".
@@ -67,6 +68,7 @@ INNER_SANDBOX = Block("inner_sandbox: allow; within user namespaces of the agent
                                            "sys_ptrace")],
     "mount,", "umount,", "pivot_root,",
 ])
+USERNS = {"3.0": [], "4.0": ["userns create,"]}
 
 # The cage is wider than the inner profile where reading is harmless: what a program reads beyond its tools then shows
 # up in burn-in as ALLOWED by the inner profile, instead of breaking the agent. DENIED cuts the secrets out of it.

@@ -15,7 +15,7 @@ from typing import Any, Dict, List, NamedTuple, Tuple
 
 from ._apparmor_lint import lint
 from ._apparmor_policy import (
-    ABI,
+    ABIS,
     CAGE_READS,
     DENIED,
     FLAGS,
@@ -25,6 +25,7 @@ from ._apparmor_policy import (
     NO_NAMESPACES,
     SCRATCH,
     SCRATCH_RUNS,
+    USERNS,
     Block,
     peers,
 )
@@ -86,25 +87,28 @@ class Grant(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """What every block of one profile is made from. mode: enforce or complain."""
+    """What every block of one profile is made from. mode: enforce or complain. abi: one of ABIS."""
 
     agent: Dict[str, Any]
     grants: List[Grant]
     cage: str
     mode: str
+    abi: str
 
 
-def profiles(agent: Dict[str, Any], catalogue: Catalogue) -> List[Dict[str, str]]:
+def profiles(agent: Dict[str, Any], catalogue: Catalogue, abi: str = ABIS[0]) -> List[Dict[str, str]]:
     """Return the agent's profiles, [{name, agent, mode, text}], mode being enforce or complain.
 
-    Raises Refused for a value that must not stand in a profile, and for a tool that the catalogue lacks.
+    abi: the newest of ABIS that the host's parser has. Raises Refused for a value that must not stand in a profile, and for a tool that the catalogue lacks.
     """
     name = agent["name"]
+    if abi not in ABIS:
+        raise Refused("abi %r is not one that profiles are written for: use %s" % (abi, " or ".join(ABIS)))
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise Refused("%r is not an agent's name: use a lower-case letter, then up to 25 of a-z, 0-9 and _" % (name,))
     cage, inner = "cordon." + name, "enforce" if agent["mode"] == "enforce" else "complain"
     grants = _placed(agent, _granted(agent, catalogue))
-    outer, layer = Layer(agent, grants, cage, "enforce"), Layer(agent, grants, cage, inner)
+    outer, layer = Layer(agent, grants, cage, "enforce", abi), Layer(agent, grants, cage, inner, abi)
     found = [_profile(outer, cage, "the cage: all that this agent may ever do", _cage(outer)),
              _profile(layer, cage + ".main", "its own program, stacked inside " + cage, _main(layer))]
     for place in _places(grants):
@@ -125,12 +129,13 @@ def _profile(layer: Layer, name: str, purpose: str, blocks: List[Block]) -> Dict
     head = "profile %s flags=(%s) {" % (name, ", ".join(flags))
     text = ["# Agent %s, %s." % (layer.agent["name"], purpose),
             "# Rendered by cordon.agent_host from agent_host_agents; the next run undoes an edit of this file.",
-            "# Each comment names the manifest line or the tool that a block comes from.", ABI, "", head]
+            "# Each comment names the manifest line or the tool that a block comes from.",
+            "abi <abi/%s>," % layer.abi, "", head]
     for block in blocks:
         if block.lines:
             text += ["", INDENT + "# " + block.title] + [INDENT + line for line in block.lines]
     body = "\n".join(text + ["}", ""])
-    problems = lint(body, INNER_SANDBOX.lines if INNER_SANDBOX in blocks else ())
+    problems = lint(body, [line for block in blocks if block.title == INNER_SANDBOX.title for line in block.lines])
     if problems:
         raise Refused("profile %s: %s" % (name, "; ".join(problems)))
     return {"name": name, "agent": layer.agent["name"], "mode": layer.mode, "text": body}
@@ -144,7 +149,7 @@ def _cage(layer: Layer) -> List[Block]:
     # Only the inner layer logs a secret being read: both would write the same record twice.
     return [entry, *[grant.allowed(grant.programs + grant.helpers) for grant in layer.grants], _command(agent),
             _home(agent, "rw", "x"), _secrets(agent, agent["secrets"], ""), _shared(agent, "rw"), _devices(agent),
-            NETWORK, *_sandbox(agent), *_always(layer, SCRATCH_RUNS), wide, *_denied(agent)]
+            NETWORK, *_sandbox(layer), *_always(layer, SCRATCH_RUNS), wide, *_denied(agent)]
 
 
 def _main(layer: Layer) -> List[Block]:
@@ -153,7 +158,7 @@ def _main(layer: Layer) -> List[Block]:
     secrets = [secret for secret in agent["secrets"] if not secret["tools"]]
     return [*inherited, *_starts(layer, MAIN), _command(agent, layer.grants), _home(agent, "rw", "x"),
             _secrets(agent, secrets, "audit"), _shared(agent, "rw"), _devices(agent), NETWORK,
-            *_sandbox(agent), *_always(layer, SCRATCH_RUNS), *_denied(agent)]
+            *_sandbox(layer), *_always(layer, SCRATCH_RUNS), *_denied(agent)]
 
 
 def _tool(layer: Layer, place: str) -> List[Block]:
@@ -212,8 +217,9 @@ def _starts_own(layer: Layer) -> List[Block]:
     return [Block("what the agent wrote, and its command", [transition(path, main, False) for path in paths])]
 
 
-def _sandbox(agent: Dict[str, Any]) -> List[Block]:
-    return [INNER_SANDBOX] if agent["inner_sandbox"] == "allow" else []
+def _sandbox(layer: Layer) -> List[Block]:
+    allowed = layer.agent["inner_sandbox"] == "allow"
+    return [INNER_SANDBOX._replace(lines=INNER_SANDBOX.lines + USERNS[layer.abi])] if allowed else []
 
 
 def _denied(agent: Dict[str, Any]) -> List[Block]:

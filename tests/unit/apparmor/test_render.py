@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ansible_collections.cordon.agent_host.plugins.filter.apparmor_profiles import apparmor_profiles
 from ansible_collections.cordon.agent_host.plugins.module_utils._apparmor_lint import lint
 from ansible_collections.cordon.agent_host.plugins.module_utils._apparmor_plan import Wanted, mistakes
+from ansible_collections.cordon.agent_host.plugins.module_utils._apparmor_policy import ABIS
 from ansible_collections.cordon.agent_host.plugins.module_utils._apparmor_render import packages, profiles
 from ansible_collections.cordon.agent_host.plugins.module_utils._apparmor_rules import Refused, literal, pattern, rule
 from ansible_collections.cordon.agent_host.plugins.module_utils._manifest import ManifestError, resolve
@@ -113,6 +114,23 @@ def test_a_profile_is_taken_by_the_parser(agents, catalogue, compile_all):
     granted = copy.deepcopy(agents[0])
     granted["tools"] = sorted(name for name, tool in catalogue.items() if not tool.get("implicit"))
     assert compile_all([text for agent in [*agents, granted] for text in texts(agent, catalogue).values()]) == ""
+
+
+@pytest.mark.parametrize("sandbox", ["deny", "allow"])
+def test_each_parser_takes_the_newest_abi_that_it_has(agents, catalogue, parser, tmp_path, sandbox):
+    agent = {**agents[0], "inner_sandbox": sandbox, "secrets": []}
+    for abi in ABIS[: {"bookworm": 1, "trixie": 2}[parser.suite]]:
+        found = profiles(agent, catalogue, abi)
+        assert all(f"abi <abi/{abi}>,\n" in profile["text"] for profile in found)
+        assert ("userns create," in found[0]["text"]) == (abi == "4.0" and sandbox == "allow")
+        place = tmp_path / abi
+        place.mkdir()
+        assert parser.compile([profile["text"] for profile in found], place) == ""
+
+
+def test_an_unknown_abi_is_refused(agents, catalogue):
+    with pytest.raises(Refused, match="use 3.0 or 4.0"):
+        profiles(agents[0], catalogue, "5.0")
 
 
 def test_the_parser_would_have_complained(compile_all):
