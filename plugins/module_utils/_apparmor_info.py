@@ -10,6 +10,7 @@ import json
 import os
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
+from ._apparmor_policy import ABIS
 from ._facts_source import Source
 
 SECURITYFS = "/sys/kernel/security/apparmor"
@@ -25,10 +26,14 @@ class Unusable(Exception):
 
 
 def support(source: Source) -> Dict[str, Any]:
-    """Whether the kernel's switch is on and its policy can be read: {supported, enabled}, null for unreadable."""
+    """Whether the kernel's switch is on and its policy can be read: {supported, enabled, abi}, null for unreadable.
+
+    abi: the newest that our profiles are written for and the parser has a file of; null before it is installed.
+    """
     enabled = source.word(SWITCH) if source.exists(SWITCH) else "N"
     there = source.exists(SECURITYFS + "/policy/profiles")
-    return {"enabled": enabled, "supported": None if enabled is None else enabled == "Y" and there}
+    abi = next((abi for abi in reversed(ABIS) if source.exists("%s/abi/%s" % (DIRECTORY, abi))), None)
+    return {"enabled": enabled, "supported": None if enabled is None else enabled == "Y" and there, "abi": abi}
 
 
 def promotions(source: Source) -> Dict[str, Any]:

@@ -35,7 +35,9 @@ FILE = re.compile(r"^(?:audit )?(?:owner )?/\S* (?=\w)[mrwkl]*(?:ix)?,$")
 DENIAL = re.compile(r"^audit deny /\S* [mrwklx]+,$")
 ENTRY = re.compile(r"^/usr/lib/cordon/entry pix -> &cordon\.([a-z][a-z0-9_]*)\.main,$")
 # Between the inner profiles of one agent; the cage beneath them stays. Into a tool only with a scrubbed environment.
-TRANSITION = re.compile(r"^(?:audit )?/\S* r(?:px -> cordon\.([a-z][a-z0-9_]*)\.main|Px -> cordon\.([a-z][a-z0-9_]*)\.[a-z0-9-]+),$")
+TRANSITION = re.compile(
+    r"^(?:audit )?/\S* r(?:px -> cordon\.([a-z][a-z0-9_]*)\.main|Px -> cordon\.([a-z][a-z0-9_]*)\.[a-z0-9-]+),$"
+)
 OTHER = re.compile(r"^(?:network|signal|ptrace|unix) [a-z0-9 (),=\"./&_*]+,$")
 HEAD = re.compile(
     r"^profile cordon\.([a-z0-9_]+)(?:\.[a-z0-9-]+)?(?: flags=\((?:attach_disconnected|complain|, )+\))? \{$"

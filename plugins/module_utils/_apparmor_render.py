@@ -99,7 +99,8 @@ class Layer(NamedTuple):
 def profiles(agent: Dict[str, Any], catalogue: Catalogue, abi: str = ABIS[0]) -> List[Dict[str, str]]:
     """Return the agent's profiles, [{name, agent, mode, text}], mode being enforce or complain.
 
-    abi: the newest of ABIS that the host's parser has. Raises Refused for a value that must not stand in a profile, and for a tool that the catalogue lacks.
+    abi: the newest of ABIS that the host's parser has.
+    Raises Refused for a value that must not stand in a profile, and for a tool that the catalogue lacks.
     """
     name = agent["name"]
     if abi not in ABIS:
@@ -243,9 +244,8 @@ def _granted(agent: Dict[str, Any], catalogue: Catalogue) -> List[Grant]:
         raise Refused("agents[%s].tools: the catalogue lacks %s" % (agent["name"], ", ".join(missing)))
     implicit = {name for name, tool in catalogue.items() if tool.get("implicit")}
     asked = "agents[%s].tools: %%s" % agent["name"]
-    found = ([Grant(name, "every agent has tool " + name, catalogue[name]) for name in sorted(implicit)]
-             + [Grant(name, asked % name, catalogue[name]) for name in sorted(granted - implicit)])
-    return found
+    return ([Grant(name, "every agent has tool " + name, catalogue[name]) for name in sorted(implicit)]
+            + [Grant(name, asked % name, catalogue[name]) for name in sorted(granted - implicit)])
 
 
 def _placed(agent: Dict[str, Any], grants: List[Grant]) -> List[Grant]:

@@ -61,6 +61,11 @@ enabled:
   description: The kernel's switch, V(Y) or V(N).
   returned: with support
   type: str
+abi:
+  description: The newest policy ABI that our profiles are written for and the host's parser has. Null without a parser.
+  returned: with support
+  type: str
+  sample: "3.0"
 promotions:
   description: The content of F(/etc/cordon/promotions.json), by agent; empty when nobody was promoted.
   returned: with promotions

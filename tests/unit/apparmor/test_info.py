@@ -69,12 +69,22 @@ def never(*_arguments, **_keywords):
     raise AssertionError("no program may be started")
 
 
-def test_support_and_promotions_read_three_names(host, monkeypatch):
+def test_support_and_promotions_read_one_file(host, monkeypatch):
     opened = []
     text = Source.text
     monkeypatch.setattr(Source, "text", lambda self, path, **more: (opened.append(path), text(self, path, **more))[1])
-    assert host.read("support", "promotions") == {"supported": True, "enabled": "Y", "promotions": PROMOTED, "unreadable": {}}
+    assert host.read("support", "promotions") == {
+        "supported": True, "enabled": "Y", "abi": None, "promotions": PROMOTED, "unreadable": {}}
     assert opened == ["/sys/module/apparmor/parameters/enabled"]
+
+
+@pytest.mark.parametrize(("files", "abi"), [
+    (["3.0", "kernel-5.4-vanilla"], "3.0"), (["3.0", "4.0", "4.0-ip"], "4.0"), (["2.0"], None),
+])
+def test_the_newest_abi_that_we_write_and_the_parser_has(host, files, abi):
+    for name in files:
+        host.write(f"/etc/apparmor.d/abi/{name}", "query {}")
+    assert host.read("support")["abi"] == abi
 
 
 @pytest.mark.parametrize(("path", "text", "supported"), [

@@ -129,7 +129,7 @@ def test_each_parser_takes_the_newest_abi_that_it_has(agents, catalogue, parser,
 
 
 def test_an_unknown_abi_is_refused(agents, catalogue):
-    with pytest.raises(Refused, match="use 3.0 or 4.0"):
+    with pytest.raises(Refused, match=r"use 3\.0 or 4\.0"):
         profiles(agents[0], catalogue, "5.0")
 
 

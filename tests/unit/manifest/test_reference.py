@@ -127,7 +127,13 @@ def test_the_schema_refuses_to_run_what_the_filter_refuses(path: str) -> None:
     assert accepted({"programs": ["/x" + path + "x", "/usr/local/bin/x"]})
 
 
-@pytest.mark.parametrize("path", names(refused.PATHS) + names(refused.OUTPUT_PATHS) + names(refused.PROGRAM_PATHS) + [f"any directory {n}" for n in refused.CREDENTIAL_DIRECTORIES])
+@pytest.mark.parametrize(
+    "path",
+    names(refused.PATHS)
+    + names(refused.OUTPUT_PATHS)
+    + names(refused.PROGRAM_PATHS)
+    + [f"any directory {n}" for n in refused.CREDENTIAL_DIRECTORIES],
+)
 def test_the_reference_lists_the_refused_paths(path: str) -> None:
     section = REFERENCE[REFERENCE.index("### Paths") : REFERENCE.index("### Environment")]
     listed = set(re.findall(r"`([^`]+)`", section)) | {"/etc/shadow-", "/etc/gshadow-"}  # "and their backups"
