@@ -138,12 +138,11 @@ def _behind(seen: Seen) -> List[str]:
     """What keeps the collected events from being all there are, up to now."""
     if seen.writer is None:
         return ["cordon-events says nothing of itself"]
-    said = history.stamp(seen.writer.get("time"))
+    until = history.stamp(seen.writer.get("collected_until"))
     found = []
-    if said is None or seen.now - said > FRESH_SECONDS:
-        found.append("cordon-events last gave a sign of life %s" % (when(said) if said is not None else "never"))
-    if seen.writer.get("cursor_lag") != 0:
-        found.append("cordon-events has %s bytes of the audit log to read yet" % seen.writer.get("cursor_lag"))
+    if until is None or seen.now - until > FRESH_SECONDS:
+        found.append("cordon-events has collected what happened until %s, and nothing since"
+                     % (when(until) if until is not None else "nobody knows when"))
     for key, what in (("audit_enabled", "the kernel does not audit"), ("audit_daemon", "no audit daemon runs")):
         if seen.writer.get(key) is not True:
             found.append(what)

@@ -28,10 +28,9 @@ def collected(source: Source, agent: str) -> Optional[Dict[str, Any]]:
 
 
 def caught_up(source: Source, at: float) -> bool:
-    """Whether cordon-events has read everything that happened until then."""
-    writer = _mapping(source, WRITER) or {}
-    said = stamp(writer.get("time"))
-    return said is not None and said >= at and writer.get("cursor_lag") == 0
+    """Whether everything that happened until then is in the collected file."""
+    until = stamp((_mapping(source, WRITER) or {}).get("collected_until"))
+    return until is not None and until >= at
 
 
 def _mapping(source: Source, path: str) -> Optional[Dict[str, Any]]:

@@ -147,8 +147,7 @@ CORDONCTL = "/usr/lib/cordon/cordonctl"
 WITHOUT_INPUT = ["sh", "-c", 'exec "$@" < /dev/null', "sh"]
 RECORD_MODE, SPOOL_MODE = 0o640, 0o700
 PATIENCE = 120.0  # seconds that cordon-events gets to read on
-# An act waits up to 3 seconds for its last record and up to 5 to be saved; its state is saved every 5.
-SETTLED = 15.0
+SETTLED = 2.0  # seconds until auditd has written what the kernel recorded
 COARSE = 0.1  # seconds: the kernel stamps records by a coarse clock
 
 Promotions = Dict[str, Any]

@@ -70,7 +70,7 @@ def well(agent: dict[str, Any], now: float = NOW) -> Host:
     found.record = {"enforced": True, "profiles": {
         name: {"mode": mode, "hash": "hash-" + name, "source_sha256": "text-" + name, "since": start}
         for name, mode in PROFILES.items()}}
-    found.writer = {"time": stamp(now), "cursor_lag": 0, "audit_enabled": True, "audit_daemon": True}
+    found.writer = {"collected_until": stamp(now), "audit_enabled": True, "audit_daemon": True}
     found.applied = dict(agent)
     found.facts = {
         "support": {"apparmor": True}, "audit": {"lost": 2},

@@ -37,7 +37,7 @@ class Fake:
     def save(self) -> None:
         """What cordon-events would have written by now."""
         self.write("etc/cordon/apparmor.json", self.host.record)
-        self.write("run/cordon/events.json", dict(self.host.writer, time=stamp(self.now + 60)))
+        self.write("run/cordon/events.json", dict(self.host.writer, collected_until=stamp(self.now + 60)))
         self.write("var/lib/cordon/burn_in/scribe.json", self.host.collected)
 
     def read(self, path: str) -> Any:
