@@ -75,6 +75,14 @@ def as_agent(host: Any) -> Callable[..., Any]:
 
 
 @pytest.fixture
+def unwatched(host: Any) -> Generator[None]:
+    """The watch stands still: what root runs as an agent outside its unit, to try permissions, is not ended at once."""
+    host.check_output("systemctl kill --signal=STOP cordon-watch.service")
+    yield
+    host.check_output("systemctl kill --signal=CONT cordon-watch.service")
+
+
+@pytest.fixture
 def status(host: Any) -> dict[str, Any]:
     """`cordonctl status --json` as data. Its exit status says whether a check fails: not our business here."""
     return json.loads(host.run("cordonctl status --json").stdout)

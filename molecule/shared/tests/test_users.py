@@ -18,6 +18,13 @@ def test_the_user_is_locked(host: Any, agent: dict[str, Any]) -> None:
     assert user.home == f"/srv/agents/{agent['name']}"
 
 
+def test_the_account_has_expired(host: Any, agent: dict[str, Any]) -> None:
+    """PAM then admits nobody as this user; root's own su shows it."""
+    refused = host.run(f"su --shell /bin/true agent-{agent['name']}")
+    assert refused.rc != 0
+    assert "expired" in refused.stdout + refused.stderr
+
+
 def test_the_user_is_in_no_group_but_its_own(host: Any, agent: dict[str, Any]) -> None:
     assert host.user(f"agent-{agent['name']}").groups == [f"agent-{agent['name']}"]
 
@@ -33,7 +40,7 @@ def test_the_user_has_no_subordinate_ids(host: Any, agent: dict[str, Any], table
     assert not ids.exists or f"agent-{agent['name']}:" not in ids.content_string
 
 
-def test_cron_and_at_refuse(host: Any, agent: dict[str, Any]) -> None:
+def test_cron_and_at_refuse(host: Any, unwatched: None, agent: dict[str, Any]) -> None:
     name = f"agent-{agent['name']}"
     assert host.run(f"runuser -u {name} -- crontab -l").rc != 0
     assert "not allowed" in host.run(f"runuser -u {name} -- crontab -l").stderr
@@ -51,7 +58,7 @@ def test_the_home_belongs_to_root_and_the_workspace_to_the_agent(host: Any, agen
     assert (workspace.user, workspace.mode) == (f"agent-{name}", 0o700)
 
 
-def test_the_agent_cannot_plant_files_in_its_home(host: Any, agent: dict[str, Any]) -> None:
+def test_the_agent_cannot_plant_files_in_its_home(host: Any, unwatched: None, agent: dict[str, Any]) -> None:
     name = agent["name"]
     for path in (f"/srv/agents/{name}/.bashrc", f"/srv/agents/{name}/.ssh/authorized_keys"):
         assert host.run(f"runuser -u agent-{name} -- touch {path}").rc != 0

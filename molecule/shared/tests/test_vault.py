@@ -57,7 +57,7 @@ def test_the_mount_is_read_only_and_runs_nothing(host: Any, agent: dict[str, Any
     assert {"ro", "noexec", "nosuid", "nodev"} <= set(mount.options)
 
 
-def test_nobody_else_reads_an_open_vault(host: Any, agent: dict[str, Any]) -> None:
+def test_nobody_else_reads_an_open_vault(host: Any, unwatched: None, agent: dict[str, Any]) -> None:
     other = "agent-scribe" if agent["name"] == "scout" else "agent-scout"
     for user in ("nobody", other):
         shell = f"setpriv --reuid {user} --clear-groups ls /srv/agents/{agent['name']}/.vault"

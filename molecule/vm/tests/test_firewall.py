@@ -71,7 +71,7 @@ def test_stopping_its_unit_does_not_open_the_network(host: Any) -> None:
     ("127.0.0.1", "denied"), ("::1", "denied"), ("169.254.169.254", "metadata"), ("fd00:ec2::254", "metadata"),
 ])
 def test_each_refusal_is_at_once_and_in_the_kernel_s_log(
-    host: Any, eventually: Callable[..., Any], address: str, kind: str
+    host: Any, unwatched: None, eventually: Callable[..., Any], address: str, kind: str
 ) -> None:
     port = 22  # sshd answers there on loopback, so that a refusal is ours
     marker = host.check_output("date +%s")
