@@ -1,7 +1,7 @@
 # Copyright: the cordon.agent_host authors
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The commands behind `make vm`, `make vm-down` and `make vm-ssh`."""
+"""The commands behind `make vm`, `make vm-down`, `make vm-reboot` and `make vm-ssh`."""
 
 from __future__ import annotations
 
@@ -110,6 +110,22 @@ def down(chosen: Settings) -> None:
         remove_own(chosen.directory, OWN)
 
 
+def reboot(chosen: Settings, words: str) -> None:
+    """Power the guests off and boot them again from their disks, with these words for their kernels."""
+    config = chosen.directory / "ssh_config"
+    with _locked(chosen):
+        guests = [each for each in guest.found(chosen.directory) if guest.running(each)]
+        if not guests:
+            raise Failure(f"no test bed runs in {chosen.directory}; start one with `make vm`")
+        for each in guests:
+            guest.power_off(each, config)
+        begun = time.monotonic()
+        for each in guests:
+            guest.boot_again(each, words)
+        for each in guests:
+            guest.wait(each, begun, chosen.boot_timeout)
+
+
 def ssh(chosen: Settings, words: list[str]) -> None:
     """Become ssh into a guest: `ssh [agenthost-N] [command]`."""
     name = words[0] if words else "agenthost-1"
@@ -127,10 +143,12 @@ def main(words: list[str]) -> int:
         chosen = settings.read()
         if words[:1] == ["ssh"]:
             ssh(chosen, words[1:])
+        elif words[:1] == ["reboot"]:
+            reboot(chosen, " ".join(words[1:]))
         elif len(words) == 1 and words[0] in commands:
             commands[words[0]](chosen)
         else:
-            print("usage: python3 -m testbed up | down | ssh [HOST [COMMAND...]]", file=sys.stderr)
+            print("usage: python3 -m testbed up | down | reboot [KERNEL WORDS...] | ssh [HOST [COMMAND...]]", file=sys.stderr)
             return 2
         return 0
     except Failure as failure:

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
+import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from testbed.settings import Settings
 from testbed.show import Failure, say
 
 _CONSOLE_LINES = 40
+_POWER_OFF = 180  # seconds: systemd gives a unit 90 to stop
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,29 @@ def start(guest: Guest, image: Image, settings: Settings, accelerator: str, publ
     if image.kernel is None:
         seed.write(guest.directory / "seed", guest.name, qemu.machine_id(public_key + guest.name), public_key)
         argv += seed.drive("seed")
+    (guest.directory / "argv.json").write_text(json.dumps(argv))
+    process.launch(argv, guest.directory, guest.directory / "qemu.log", guest.pid)
+
+
+def power_off(guest: Guest, ssh_config: Path) -> None:
+    """Have the guest write its disk and end. Raises Failure if it does not."""
+    argv = ["ssh", "-F", str(ssh_config), guest.name, "systemctl poweroff"]
+    # Its answer says nothing: the connection may end before the command does.
+    subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
+    end = time.monotonic() + _POWER_OFF
+    while running(guest):
+        if time.monotonic() > end:
+            raise why_not(guest, f"did not power off within {_POWER_OFF} s")
+        time.sleep(0.5)
+
+
+def boot_again(guest: Guest, words: str) -> None:
+    """Boot a guest that is off from its own disk, with these words at the end of its kernel's command line."""
+    argv = json.loads((guest.directory / "argv.json").read_text())
+    try:
+        argv = qemu.with_kernel_words(argv, words) if words else argv
+    except ValueError:
+        raise Failure(f"{guest.name} boots by its own boot loader: it cannot be given the words {words!r}") from None
     process.launch(argv, guest.directory, guest.directory / "qemu.log", guest.pid)
 
 

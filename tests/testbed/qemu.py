@@ -77,6 +77,15 @@ def arguments(machine: Machine) -> list[str]:
     ]
 
 
+def with_kernel_words(argv: list[str], words: str) -> list[str]:
+    """The same guest with other words at the end of its kernel's command line, where the last of a kind decides.
+
+    Raises ValueError for an image that boots by itself: its boot loader has the command line.
+    """
+    place = argv.index("-append") + 1
+    return [*argv[:place], f"{argv[place]} {words}".strip(), *argv[place + 1:]]
+
+
 def overlay_arguments(image: Image) -> list[str]:
     """qemu-img command for the guest's throw-away disk over the image."""
     return ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(image.disk), "-F", image.format, "disk.qcow2"]

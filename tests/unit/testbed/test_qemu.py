@@ -44,6 +44,15 @@ def test_our_image_boots_its_kernel_with_apparmor_and_audit():
     assert {"apparmor=1", "audit=1", "systemd.hostname=agenthost-1"} <= set(words)
 
 
+def test_a_guest_is_booted_again_with_other_words_for_its_kernel():
+    before = qemu.arguments(machine())
+    argv = qemu.with_kernel_words(before, "apparmor=0")
+    assert after(argv, "-append") == after(before, "-append") + " apparmor=0"
+    assert len(argv) == len(before)
+    with pytest.raises(ValueError, match="-append"):
+        qemu.with_kernel_words(qemu.arguments(machine(THEIRS)), "apparmor=0")
+
+
 def test_somebodys_image_boots_by_itself_with_a_seed():
     argv = qemu.arguments(machine(THEIRS))
     assert "-kernel" not in argv
