@@ -65,7 +65,7 @@ def test_like_denials_are_one_entry_and_the_newest_is_last(on_call):
     (by_apparmor(path="/usr/bin/psql", operation="exec", kind="process", layer="both", access="x", **{"class": "exec"}),
      ["may not start /usr/bin/psql", "the cage cordon.scout, and cordon.scout.main has no rule for it either"]),
     (by_apparmor(path="/usr/bin/su", operation="exec", kind="process", layer="cage", access="x", **{"class": "exec"}),
-     ["may not start /usr/bin/su", "never: it is setuid", "the cage cordon.scout; cordon.scout.main has a rule"]),
+     ["may not start /usr/bin/su", "never: it is setuid", "refused by the cage cordon.scout\n"]),
     (by_apparmor(path=None, operation="capable dac_override", kind="process", detail="dac_override", **{"class": "capability"}),
      ["may not use the capability dac_override", "mistake of ownership"]),
     (by_apparmor(path=None, operation="create", kind="connection", family="inet", sock_type="raw", access="create",

@@ -5,6 +5,7 @@
 
 samples/bookworm.audit.log     lines of auditd 3.0.9 on kernel 6.1, acts of agent `probe` (uid 999)
 samples/bookworm.records.json  the same, as libauparse 3.0.9 decodes them (test_audit_stream.py holds them equal)
+samples/burn_in.*              acts of agent `scribe` (uid 997) in burn-in, in the same two forms
 samples/bookworm.kernel.jsonl  nftables' lines as `journalctl --output=json` gives them
 """
 
@@ -29,6 +30,16 @@ from cordon_monitoring.act import AuditEvent
 @pytest.fixture(scope="session")
 def acts() -> Dict[int, AuditEvent]:
     """The recorded acts, by serial number."""
-    listed = json.loads((SAMPLES / "bookworm.records.json").read_text())
+    return _recorded("bookworm")
+
+
+@pytest.fixture(scope="session")
+def burn_in_acts() -> Dict[int, AuditEvent]:
+    """Those of the agent in burn-in."""
+    return _recorded("burn_in")
+
+
+def _recorded(name: str) -> Dict[int, AuditEvent]:
+    listed = json.loads((SAMPLES / f"{name}.records.json").read_text())
     events = [AuditEvent(*fields) for fields in listed]
     return {int(event.stamp.split(":")[1]): event for event in events}

@@ -24,16 +24,17 @@ def texts(tail: LogTail) -> list[str]:
     return [line.text for line in tail.lines()]
 
 
-def test_libauparse_decodes_the_sample_as_recorded() -> None:
+@pytest.mark.parametrize("name", ["bookworm", "burn_in"])
+def test_libauparse_decodes_the_sample_as_recorded(name: str) -> None:
     has = (
         shutil.which(SYSTEM_PYTHON)
         and subprocess.run([SYSTEM_PYTHON, "-c", "import auparse"], capture_output=True).returncode == 0
     )
     if not has:
         pytest.skip("needs the Debian package python3-audit beside /usr/bin/python3")
-    command = [SYSTEM_PYTHON, str(HERE / "decode_sample.py"), str(PROGRAM), str(SAMPLES / "bookworm.audit.log")]
+    command = [SYSTEM_PYTHON, str(HERE / "decode_sample.py"), str(PROGRAM), str(SAMPLES / f"{name}.audit.log")]
     seen = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    wanted = json.loads((SAMPLES / "bookworm.records.json").read_text())
+    wanted = json.loads((SAMPLES / f"{name}.records.json").read_text())
     # Names of users and groups are this machine's own.
     own = ("gid", "egid", "sgid", "fsgid", "suid", "ogid", "fsuid")
     for act in seen["acts"] + wanted:

@@ -71,6 +71,30 @@ def test_recorded_acts(acts: dict[int, AuditEvent]) -> None:
     assert found == COLLECTED
 
 
+def test_recorded_acts_of_a_burn_in(burn_in_acts: dict[int, AuditEvent], tmp_path: Path) -> None:
+    """The hex name is plain; attr/exec has four records (mknod and open, two layers) and is one act; a start counts."""
+    collector = Collector(tmp_path, "boot-1")
+    agents = Agents({997: "scribe"}, frozenset({"scribe"}), frozenset({"scribe"}))
+    collector.follow(agents, START)
+    for event in burn_in_acts.values():
+        collector.take(event, agents)
+    assert collector.save(0.0, at_once=True)
+    found = saved.load(tmp_path / "scribe.json")
+    names = ("verdict", "class", "layer", "access", "path", "count")
+    loader = "/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"
+    assert [tuple(one[name] for name in names) for one in found["acts"]] == [
+        ("allowed", "file", "inner", "r", '/var/lib/obs/a b"c', 1),
+        ("allowed", "file", "inner", "r", "/etc/fstab", 1),
+        ("denied", "exec", "cage", "x", "/usr/bin/python3.11", 2),
+        ("denied", "exec", "cage", "x", "/usr/bin/su", 1),
+        ("denied", "file", "both", "w", "/proc/[0-9]*/attr/exec", 1),
+        ("denied", "exec", "cage", "x", loader, 1),
+        ("denied", "file", "both", "r", "/srv/agents/", 1),
+    ]
+    assert {one["profile"] for one in found["acts"]} == {"cordon.scribe.main"}
+    assert found["execs"] == 1
+
+
 def test_a_socket_is_named_by_its_kind(acts: dict[int, AuditEvent]) -> None:
     (found,) = verdict.verdicts(Act(acts[651]))
     assert (found["family"], found["sock_type"], found["protocol"]) == ("packet", "raw", "0")
@@ -240,9 +264,12 @@ def test_auditd_that_could_not_write_is_a_loss(collector: Collector, tmp_path: P
 
 
 def test_a_place_that_was_forgotten_is_a_loss(tmp_path: Path) -> None:
-    collector = Collector(tmp_path, "boot-1", continued=False)
-    collector.follow(BURNING, START)
-    assert losses(collector, tmp_path) == ["the place to read on from was not known any more"]
+    first = Collector(tmp_path, "boot-1", continued=False)
+    first.follow(BURNING, START)
+    assert losses(first, tmp_path) == [], "nothing was read before the very first time"
+    again = Collector(tmp_path, "boot-1", continued=False)
+    again.follow(BURNING, START + 1)
+    assert losses(again, tmp_path) == ["the place to read on from was not known any more"]
 
 
 def test_a_damaged_file_is_a_loss(tmp_path: Path) -> None:

@@ -51,7 +51,8 @@ def layer(act: Mapping[str, Any], verdict: str) -> str:
     """Which layer refused it, or would in enforce."""
     inner, cage = act["profile"] or "the inner profile", ".".join((act["profile"] or "the cage").split(".")[:2])
     if act.get("layer") == "cage":
-        return f"the cage {cage}; {inner} has a rule for it"
+        # Of a start that the cage refuses, the inner profile leaves no record.
+        return f"the cage {cage}" + ("" if act["class"] == "exec" else f"; {inner} would let it pass")
     if act.get("layer") == "both":
         return f"the cage {cage}, and {inner} has no rule for it either"
     return f"{inner} {'would refuse it in enforce' if verdict == 'allowed' else 'has no rule for it'}; the cage lets it pass"

@@ -54,9 +54,9 @@ class Collector:
     def follow(self, agents: Agents, now: float) -> None:
         """Begin with agents that are in burn-in now, end with those that no longer are: their files stay."""
         for name in agents.burning - self._windows.keys():
-            self._windows[name] = Window.load(self._directory / f"{name}.json", name, self._boot, now)
-            if not self._continued:
-                self._windows[name].lose("the place to read on from was not known any more", now)
+            window = self._windows[name] = Window.load(self._directory / f"{name}.json", name, self._boot, now)
+            if window.resumed and not self._continued:
+                window.lose("the place to read on from was not known any more", now)
         for name in self._windows.keys() - agents.burning:
             window = self._windows.pop(name)
             window.end(now)
@@ -117,6 +117,7 @@ class Window:
     def __init__(self, path: Path, data: dict[str, Any], acts: Iterable[dict[str, Any]] = ()) -> None:
         self.path = path
         self.changed = False
+        self.resumed = False  # the file is of an earlier run
         self._data = data
         self._acts = {_key(act): act for act in acts}
 
@@ -125,7 +126,9 @@ class Window:
         """Go on with the file; begin anew if there is none, or if it is of an earlier burn-in, which has ended."""
         data = saved.load(path)
         if data.get("agent") == agent and data.get("ended") is None and isinstance(data.get("acts"), list):
-            return cls(path, data, data["acts"])
+            window = cls(path, data, data["acts"])
+            window.resumed = True
+            return window
         fresh = {"agent": agent, "collecting_since": now, "ended": None, "boot": boot, "audit_lost": None, "lost": []}
         window = cls(path, {**fresh, "days": [], "execs": 0, "last_exec": None, "acts": []})
         window.changed = True
