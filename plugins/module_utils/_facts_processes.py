@@ -21,7 +21,7 @@ from ._facts_source import Source
 # Between systemd's setting of the user and its exec, and between the first exec (the cage) and the second
 # (the inner profile), a starting process is rightly not yet where it belongs: it is looked at twice.
 SETTLE_SECONDS = 0.3
-ENDED = ("Z", "X")  # a zombie runs nothing
+ENDED = ("Z", "X")
 STATUS_KEYS = {"NoNewPrivs": "no_new_privs", "Seccomp": "seccomp", "CapBnd": "capabilities"}
 
 
@@ -47,7 +47,7 @@ def _process(source: Source, pid: int, uids: Mapping[int, str]) -> Optional[Dict
     if user is None:
         return None
     fields = parse_status(status)
-    if fields["state"] in ENDED:
+    if ended(status):
         return None
     label, mode = split_label(label_of(source, pid))
     if label is None and not source.exists("/proc/%d/status" % pid):
@@ -73,6 +73,15 @@ def owners(text: str) -> List[int]:
     """Return the real, effective, saved and filesystem uid in a process's status."""
     line = text.partition("\nUid:")[2].partition("\n")[0]
     return [int(word) for word in line.split()]
+
+
+def ended(text: str) -> bool:
+    """Tell by its status whether nothing of a process runs any more.
+
+    A process whose first thread alone has ended is called a zombie as well, and its other threads run on.
+    """
+    rows = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    return rows.get("State", "").strip()[:1] in ENDED and int(rows.get("Threads", 1)) <= 1
 
 
 def parse_status(text: str) -> Dict[str, Any]:

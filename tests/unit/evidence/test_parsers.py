@@ -116,6 +116,11 @@ def test_processes_that_could_not_be_read_are_not_in_place():
     assert _facts_agent.weakened([full], inner_sandbox=True) == []
 
 
+@pytest.mark.parametrize(("state", "threads", "over"), [("S", 1, False), ("Z", 1, True), ("X", 1, True), ("Z", 2, False)])
+def test_a_zombie_whose_threads_live_has_not_ended(state, threads, over):
+    assert _facts_processes.ended(f"Name:\tx\nState:\t{state} (x)\nThreads:\t{threads}\n") is over
+
+
 def test_status_gives_every_uid_that_a_process_may_act_as():
     text = "Name:\tsu\nState:\tS (sleeping)\nUid:\t0\t1001\t0\t0\n"
     text += "NoNewPrivs:\t0\nSeccomp:\t2\nCapBnd:\t000001ffffffffff\n"
