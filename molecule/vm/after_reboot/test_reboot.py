@@ -38,8 +38,12 @@ def test_it_started_after_its_controls(host: Any, agent: dict[str, Any]) -> None
 
     name = agent["name"]
     begun = since_boot(f"cordon-agent@{name}.service")
-    for control in ("cordon-firewall.service", f"cordon-vault@{name}.service", "cordon-events.service"):
+    for control in ("cordon-firewall.service", f"cordon-vault@{name}.service", "cordon-events.service", "cordon-watch.service"):
         assert since_boot(control) < begun, control
+
+
+def test_the_watch_took_no_start_for_an_escape(host: Any) -> None:
+    assert "(killed)" not in host.check_output("journalctl --boot --no-pager --output=cat --unit=cordon-watch")
 
 
 def test_no_check_fails(status: dict[str, Any]) -> None:
