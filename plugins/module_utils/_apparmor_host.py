@@ -23,6 +23,8 @@ CACHE = "/var/cache/apparmor"
 # Links in these directories make every parser, Debian's service included, skip a profile or load it in complain.
 OVERRIDES = ("disable", "force-complain")
 FILE = _files.Entry("file", 0o644, 0, 0)
+# A profile that somebody else replaces while we read is under another number the next time.
+ATTEMPTS = 5
 
 
 class Failed(Exception):
@@ -31,13 +33,14 @@ class Failed(Exception):
 
 def kernel() -> Optional[Dict[str, Dict[str, Optional[str]]]]:
     """Our profiles as the kernel holds them, {name: {mode, hash, hash_kind}}; None where it cannot hold any."""
-    source = Source(no_command)
-    if source.word(SWITCH) != "Y" or not os.path.isdir(SECURITYFS + "/policy/profiles"):
-        return None
-    found = loaded(source)
-    if source.unreadable:
-        raise Failed("; ".join("%s: %s" % item for item in sorted(source.unreadable.items())))
-    return found
+    for _attempt in range(ATTEMPTS):
+        source = Source(no_command)
+        if source.word(SWITCH) != "Y" or not os.path.isdir(SECURITYFS + "/policy/profiles"):
+            return None
+        found = loaded(source)
+        if not source.unreadable:
+            return found
+    raise Failed("; ".join("%s: %s" % item for item in sorted(source.unreadable.items())))
 
 
 def no_command(*_argv: object, **_options: object) -> Tuple[int, str, str]:

@@ -40,5 +40,3 @@ class CallbackModule(CallbackBase):
                 "stdout": answer.get("stdout", "")}
         with open(os.environ["BENCH_LOG"], "a", encoding="utf-8") as log:
             log.write(json.dumps(line) + "\n")
-
-    v2_runner_on_failed = v2_runner_on_ok

@@ -22,7 +22,8 @@ MANIFEST = [
         "tools": ["git", "python"],
         "workspace": {"read_only": ["/srv/data/reference"], "read_write": ["/srv/data/output"]},
         "denied": ["/etc/fstab"], "programs": ["/opt/autopilot"],
-        "secrets": [{"name": "github_token", "tools": ["git"]}, {"name": "database_url"}], "limits": {"gpu": True, "devices": ["/dev/video0"]}, "mode": "enforce",
+        "secrets": [{"name": "github_token", "tools": ["git"]}, {"name": "database_url"}],
+        "limits": {"gpu": True, "devices": ["/dev/video0"]}, "mode": "enforce",
     },
     {"name": "second", "command": ["/usr/bin/sleep", "infinity"]},
 ]

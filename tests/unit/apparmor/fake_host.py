@@ -131,8 +131,8 @@ class FakeHost:
 
     def loaded(self) -> dict[str, tuple[str, str]]:
         """What the kernel holds: {name: (mode, its data)}."""
-        return {(path / "name").read_text().strip(): (
-            (path / "mode").read_text().strip(), (path / "raw_data").read_text() if self.kind else "")
+        return {(path / "name").read_text().strip(): tuple(
+            place.read_text().strip() if place.exists() else "" for place in (path / "mode", path / "raw_data"))
             for path in self.policy.iterdir()}
 
     def snapshot(self) -> dict[str, object]:

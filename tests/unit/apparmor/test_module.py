@@ -16,6 +16,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
 
 from ansible_collections.cordon.agent_host.plugins.module_utils import _apparmor_load, _files
+from ansible_collections.cordon.agent_host.plugins.module_utils._facts_source import Source
 from ansible_collections.cordon.agent_host.plugins.modules import apparmor_profiles
 
 from .fake_host import PLACE, FakeHost
@@ -171,6 +172,26 @@ def test_drift_in_the_kernel_is_mended_and_its_time_begins_anew(run, host, drift
     assert after["cordon.a"]["since"] > before["cordon.a"]["since"]
     assert after["cordon.a.main"] == before["cordon.a.main"]
     assert run(host, TWO)["changed"] is False
+
+
+def test_a_profile_that_is_replaced_while_it_is_read_is_read_again(run, host, monkeypatch):
+    run(host, TWO)
+    word, held = Source.word, dict(host.loaded())
+
+    def replaced(self, path):
+        if path.endswith("cordon.a.1/mode") and (host.policy / "cordon.a.1").exists():
+            host.load("cordon.a", "enforce", held["cordon.a"][1].encode())
+        return word(self, path)
+
+    monkeypatch.setattr(Source, "word", replaced)
+    assert run(host, TWO)["changed"] is False
+    assert not (host.policy / "cordon.a.1").exists()
+
+
+def test_a_kernel_that_cannot_be_read_is_an_error(run, host):
+    run(host, TWO)
+    (host.policy / "cordon.a.1/mode").unlink()
+    assert "cordon.a.1/mode: No such file" in fails(run, host, TWO)
 
 
 def test_an_edited_file_is_mended_without_a_load_and_keeps_its_time(run, host):

@@ -37,7 +37,9 @@ PLAIN = (
     r"unix \((?:connect|send|receive|, )+\) peer=\(label=\"?cordon\.{agent}//&cordon\.{agent}\.[a-z*]+\"?\),",
 )
 # What inner_sandbox: allow may add, and nothing else may.
-SANDBOX = (r"capability (?:dac_override|net_admin|setgid|setpcap|setuid|sys_admin|sys_chroot|sys_ptrace),", r"u?mount,", r"pivot_root,")
+SANDBOX = (
+    r"capability (?:dac_override|net_admin|setgid|setpcap|setuid|sys_admin|sys_chroot|sys_ptrace),", r"u?mount,", r"pivot_root,",
+)
 
 UNWRITABLE = [
     "/etc/passwd", "/etc/shadow", "/etc/cron.d/x", "/etc/systemd/system/x.service", "/etc/cordon/manifest.json",
@@ -156,7 +158,8 @@ def out_of_reach(agent: dict) -> list[tuple[str, str]]:
 def asked_for(agent: dict, path: str) -> bool:
     """A device or path that this manifest names itself, having passed the manifest's own refusals."""
     workspace = agent["workspace"]
-    named = [*agent["limits"]["devices"], *workspace["read_only"], *workspace["read_write"], *agent["programs"], agent["command"][0]]
+    named = [*agent["limits"]["devices"], *workspace["read_only"], *workspace["read_write"], *agent["programs"],
+             agent["command"][0]]
     return any(path == each or path.startswith(each + "/") for each in named)
 
 
