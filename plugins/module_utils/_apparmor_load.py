@@ -43,12 +43,12 @@ class Compiled(NamedTuple):
 def compile_all(run: Run, parser: List[str], scratch: str, profiles: List[Wanted], base: str) -> Compiled:
     """Compile all of them without touching files or kernel; Failed names profile and line.
 
-    scratch: an empty directory. base: where abi files are. It is not the parser's own base directory, because links
+    scratch: a directory for nothing else. base: where abi files are. It is not the parser's own base directory, because links
     in disable/ and force-complain/ below that one would decide what is compiled.
     """
     cache, texts = os.path.join(scratch, "cache"), os.path.join(scratch, "texts")
-    os.makedirs(cache)
-    os.makedirs(texts)
+    os.makedirs(cache, exist_ok=True)
+    os.makedirs(texts, exist_ok=True)
     for profile in profiles:
         with open(os.path.join(texts, profile.name), "w", encoding="utf-8", newline="") as file:
             file.write(profile.text)
@@ -80,8 +80,8 @@ def _blob(path: str) -> bytes:
 class Kernel:
     """Changes to the loaded policy that know the way back."""
 
-    def __init__(self, again: Callable[[str], bytes]) -> None:
-        """again(NAME): compile the profile's old text, for kernels that do not give back what they were given."""
+    def __init__(self, again: Callable[[List[str]], Dict[str, bytes]]) -> None:
+        """again(NAMES): compile their old texts, for kernels that do not give back what they were given."""
         self._again = again
         self._before: Dict[str, Optional[bytes]] = {}
 
@@ -106,16 +106,18 @@ class Kernel:
 
     def _remember(self, names: Iterable[str]) -> None:
         loaded = directories()
-        for name in names:
-            blob = _blob("%s/raw_data" % loaded[name]) if name in loaded else None
-            self._before[name] = self._again(name) if blob == b"" else blob
+        before = {name: _blob("%s/raw_data" % loaded[name]) if name in loaded else None for name in names}
+        untold = [name for name, blob in before.items() if blob == b""]
+        self._before.update(before, **(self._again(untold) if untold else {}))
 
     def put_back(self) -> List[str]:
         """Restore what was loaded before, and tell what could not be."""
         failed = []
         for name, blob in self._before.items():
             try:
-                if blob is not None:
+                if blob == b"":
+                    failed.append("%s: the kernel does not tell what it held, and its file was gone" % name)
+                elif blob is not None:
                     _write(".replace", blob)
                 elif name in directories():
                     refuse_live([name])

@@ -224,13 +224,9 @@ class Change:
         return self.act.compile_all(self.module.run_command, parser, os.path.join(self.module.tmpdir, place), profiles,
                                     self.state.directory)
 
-    def _compile_again(self, name: str) -> bytes:
-        text = self.state.files.get(name)
-        if not text:
-            raise host.Failed("profile %s is loaded, but this kernel does not say what it is, and its file is gone:"
-                              " reboot without it, or stop the agent and remove it by apparmor_parser -R" % name)
-        old = [decide.Wanted(name, "", text)]
-        return bytes(self._compile(self._parser(), "old." + name, old).blobs[name])
+    def _compile_again(self, names: List[str]) -> Dict[str, bytes]:
+        old = [decide.Wanted(name, "", self.state.files[name] or "") for name in names if self.state.files.get(name)]
+        return dict(self._compile(self._parser(), "old", old).blobs) if old else {}
 
     def apply(self) -> None:
         """All or nothing."""

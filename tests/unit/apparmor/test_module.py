@@ -277,6 +277,36 @@ def test_a_profile_that_the_kernel_refuses_puts_back_the_others(run, any_host):
     assert run(host, TWO)["changed"] is False
 
 
+def test_a_kernel_that_does_not_tell_is_put_back_from_the_old_files_in_one_call(run, tmp_path, monkeypatch):
+    host = FakeHost(tmp_path, monkeypatch, None)
+    run(host, TWO)
+    host.refused = {"cordon.c"}
+    written = []
+    monkeypatch.setattr(_apparmor_load, "_write", lambda entry, data: (written.append(data), host.write(entry, data)))
+    fails(run, host, [profile("a", rules="/etc/group r,"), profile("a.main", "complain", "/etc/group r,"), profile("c")])
+    assert len(host.calls()) == 3, "the first run, the new texts, the old texts"
+    assert written[-2:] == [(host.cache / PLACE / name).read_bytes() for name in ("cordon.a", "cordon.a.main")]
+
+
+def test_what_was_removed_comes_back_too(run, any_host):
+    host = any_host
+    run(host, TWO)
+    host.lies = {"cordon.b": "complain"}
+    fails(run, host, [profile("a", rules="/etc/group r,"), profile("b")])
+
+
+def test_drift_is_mended_where_nobody_knows_what_was_loaded(run, tmp_path, monkeypatch):
+    host = FakeHost(tmp_path, monkeypatch, None)
+    run(host, TWO)
+    (host.etc / "cordon.a").unlink()
+    host.load("cordon.a", "complain", b"")
+    assert "complain" in run(host, TWO)["loaded"]["cordon.a"]
+    (host.etc / "cordon.a").unlink()
+    host.load("cordon.a", "complain", b"")
+    host.refused = {"cordon.c"}
+    assert "cordon.a: the kernel does not tell what it held" in run(host, [*TWO, profile("c")])["msg"]
+
+
 def test_a_profile_that_did_not_arrive_in_its_mode_puts_back_the_others(run, host):
     run(host, TWO)
     host.lies = {"cordon.b": "complain"}
