@@ -75,6 +75,7 @@ def account(host: Host, user: str) -> Optional[Account]:
 def steps(host: Host, user: str, home: str) -> List[Step]:
     """Commands that make or correct one user; none where it is right."""
     seen = account(host, user)
+    expire = Step("let the account expire", ["usermod", "--expiredate", EXPIRED, user])
     if seen is None:
         create = [
             "useradd",
@@ -85,13 +86,12 @@ def steps(host: Host, user: str, home: str) -> List[Step]:
             home,
             "--shell",
             NOLOGIN,
-            "--expiredate",
-            EXPIRED,
             "--comment",
             "AI agent",
             user,
         ]
-        return [Step("create the user", create)]
+        # useradd leaves out the day of a system user, seen with shadow 4.13.
+        return [Step("create the user", create), expire]
     found: List[Step] = []
     if (seen.home, seen.shell) != (home, NOLOGIN):
         found.append(
@@ -105,7 +105,7 @@ def steps(host: Host, user: str, home: str) -> List[Step]:
     if not seen.locked:
         found.append(Step("lock the password", ["usermod", "--lock", user]))
     if not seen.expired:
-        found.append(Step("let the account expire", ["usermod", "--expiredate", EXPIRED, user]))
+        found.append(expire)
     if seen.subordinate:
         found += _without_subordinate_ids(host, user)
     if seen.lingering:

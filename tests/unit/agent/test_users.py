@@ -26,9 +26,9 @@ def test_a_right_user_needs_nothing():
 
 
 def test_a_missing_user_is_created_without_login():
-    (step,) = _users.steps(RIGHT, "agent-b", "/srv/agents/b")
-    assert step.argv[0] == "useradd" and step.argv[-1] == "agent-b" and _users.NOLOGIN in step.argv
-    assert step.argv[step.argv.index("--expiredate") + 1] == "1"
+    create, expire = _users.steps(RIGHT, "agent-b", "/srv/agents/b")
+    assert create.argv[0] == "useradd" and create.argv[-1] == "agent-b" and _users.NOLOGIN in create.argv
+    assert expire.argv == ["usermod", "--expiredate", "1", "agent-b"]
 
 
 @pytest.mark.parametrize(
