@@ -61,7 +61,8 @@ def play(profiles: list[dict[str, str]]) -> list[dict[str, Any]]:
         return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
 
 
-def meminfo(text: str) -> dict[str, int]:
+def numbers(text: str) -> dict[str, int]:
+    """`name=1 other=2` as a mapping."""
     return {key: int(value) for key, _sign, value in (word.partition("=") for word in text.split())}
 
 
@@ -76,7 +77,8 @@ def table(profiles: list[dict[str, str]], rendering: float, tasks: list[dict[str
     first, loop = seconds("first load")[0], seconds("loop of apparmor_parser")[0]
     ping, same = statistics.median(seconds("ping")), statistics.median(seconds("no change"))
     unchanged = not any(task["changed"] for task in tasks if task["name"] == "no change")
-    before, after = meminfo(said("memory before")), meminfo(said("memory after"))
+    before, after = numbers(said("memory before")), numbers(said("memory after"))
+    memory = after["kernel"] - before["kernel"]
     free, caged, both = (statistics.median(column) for column in zip(
         *([float(word) for word in line.split()] for line in said("exec").splitlines()), strict=True))
     count = len(profiles)
@@ -93,8 +95,7 @@ def table(profiles: list[dict[str, str]], rendering: float, tasks: list[dict[str
         ("fork and exec in the cage", f"{caged / free:.2f} times unconfined", None),
         ("fork and exec in both layers", f"{both / free:.2f} times unconfined", None),
         ("policy as compiled", f"{after['raw_data'] / 1024:.0f} KiB ({after['raw_data'] / 1024 / count:.0f} each)", None),
-        ("kernel memory that it takes",
-         f"{before['MemFree'] - after['MemFree']} KiB ({(before['MemFree'] - after['MemFree']) / count:.0f} each)", None),
+        ("kernel memory that it takes", f"{memory} KiB ({memory / count:.0f} each)", None),
     ]
 
 
