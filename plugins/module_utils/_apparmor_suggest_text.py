@@ -15,6 +15,7 @@ from ._manifest import DEFAULTS
 
 TOOLS = "roles/apparmor/files/tools/%s.yml"
 # What YAML takes for text without quotes, in a list as well.
+_NONE = object()
 PLAIN = re.compile(r"[A-Za-z0-9/_.][A-Za-z0-9/_.@+=-]*")
 
 
@@ -70,10 +71,19 @@ def _new(tool: str, pattern: str) -> List[str]:
 
 def _written(key: str, value: Any) -> str:
     """A value as a person would have written it, without defaults and what is derived; "" where all of it is left out."""
+    shown: Any = value
     if isinstance(value, dict):
-        shown = {name: one for name, one in value.items() if one != DEFAULTS.get("%s.%s" % (key, name), one)}
-        return flow(shown) if shown else ""
-    return flow(value) if value else ""
+        shown = _chosen(value, key)
+    elif isinstance(value, list):
+        shown = [_chosen(one, key + "[]") if isinstance(one, dict) else one for one in value]
+    return flow(shown) if shown else ""
+
+
+def _chosen(value: Dict[str, Any], key: str) -> Dict[str, Any]:
+    """A mapping without its defaults; what has none, and is not derived, stays."""
+    derived = {"workspace.path"}
+    return {name: one for name, one in value.items()
+            if "%s.%s" % (key, name) not in derived and one != DEFAULTS.get("%s.%s" % (key, name), _NONE)}
 
 
 def flow(value: Any) -> str:

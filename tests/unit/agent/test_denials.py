@@ -56,7 +56,7 @@ def test_like_denials_are_one_entry_and_the_newest_is_last(on_call):
     assert [(one["count"], one["act"]["path"]) for one in found] == [(1, "/etc/crontab"), (32, "/etc/fstab")]
     assert text.startswith("scout (enforce): 33 times refused, 2 kinds, newest last. Since 2026-11-23T00:00 UTC.")
     assert "2. /usr/bin/cat may not read /etc/fstab\n    32 times, 04:10:01 to 04:10:09 UTC\n" in text
-    assert "refused by cordon.scout.main has no rule for it; the cage lets it pass" in text
+    assert "refused by: cordon.scout.main, which has no rule for it; the cage lets it pass" in text
     assert "+    workspace: {read_only: [/etc/fstab]}" in text
     assert "INCOMPLETE" not in text
 
@@ -65,7 +65,7 @@ def test_like_denials_are_one_entry_and_the_newest_is_last(on_call):
     (by_apparmor(path="/usr/bin/psql", operation="exec", kind="process", layer="both", access="x", **{"class": "exec"}),
      ["may not start /usr/bin/psql", "the cage cordon.scout, and cordon.scout.main has no rule for it either"]),
     (by_apparmor(path="/usr/bin/su", operation="exec", kind="process", layer="cage", access="x", **{"class": "exec"}),
-     ["may not start /usr/bin/su", "never: it is setuid", "refused by the cage cordon.scout\n"]),
+     ["may not start /usr/bin/su", "never: it is setuid", "refused by: the cage cordon.scout\n"]),
     (by_apparmor(path=None, operation="capable dac_override", kind="process", detail="dac_override", **{"class": "capability"}),
      ["may not use the capability dac_override", "mistake of ownership"]),
     (by_apparmor(path=None, operation="create", kind="connection", family="inet", sock_type="raw", access="create",
@@ -78,7 +78,7 @@ def test_like_denials_are_one_entry_and_the_newest_is_last(on_call):
     (event(path="/etc/cron.d/", reason="EROFS"), ["the unit's mounts", "never: no agent may: ways to come back"]),
     (event(kind="process", operation="kill systemd", path=None, reason="EPERM"), ["do kill (systemd)", "not one for agents"]),
     (event(kind="connection", operation="connect", path=None, reason="nftables", address="203.0.113.5", port=443, protocol="tcp"),
-     ["may not connect to 203.0.113.5 port 443 (tcp)", "the packet filter", "egress: [{cidr: 203.0.113.5/32, port: 443"]),
+     ["may not connect to 203.0.113.5 port 443 (tcp)", "the packet filter", "egress: [{cidr: 203.0.113.5/32}]"]),
     (event(kind="connection", operation="connect", path=None, reason="metadata", address="169.254.169.254", port=80),
      ["never: ", "cloud metadata"]),
     (by_apparmor(path="/usr/share/x"), ["the manifest allows it by now"]),
@@ -128,10 +128,12 @@ def test_a_burn_in_reads_from_top_to_bottom(burning):
     found, text = burning(RECORD)
     assert text.startswith("scribe, in burn-in. Collected since 2025-11-23 01:06:40 UTC, ")
     for part in ("12 programs started on 1 day", "Lost: nothing.", "1 that enforce would refuse, 1 that were refused",
-                 "let pass", "read_only: [/etc/fstab]", "never: it is setuid", "All changes of the manifest together:"):
+                 "let pass", "1. workspace.read_only: [/etc/fstab] (7 times): no line", "/usr/bin/cat may not read /etc/fstab",
+                 "2. NEVER (7 times): it is setuid", "/usr/bin/cat may not start /usr/bin/su",
+                 "All changes of the manifest together:"):
         assert part in text
     assert json.loads(json.dumps(found))["change"].splitlines()[-1] == "+    workspace: {read_only: [/etc/fstab]}"
-    assert "acts" not in found["suggestions"][0]
+    assert found["suggestions"][0]["acts"] == ["/usr/bin/cat may not read /etc/fstab"]
 
 
 def test_losses_and_silence_are_said(burning):

@@ -11,9 +11,11 @@ from typing import Any, Dict, List, Mapping
 
 from . import denials, gate, host, words
 from ._apparmor_suggest import combined, suggest
+from ._apparmor_suggest_text import flow
 from .table import table
 
 COLLECTED = "/var/lib/cordon/burn_in/%s.json"
+SHOWN_ACTS = 3  # of one suggestion
 SHOWN = 40  # acts in the table; --json has all
 
 
@@ -32,7 +34,7 @@ def report(agent: Dict[str, Any]) -> Dict[str, Any]:
         )
     record: Dict[str, Any] = host.load(path)
     found = suggest(record["acts"], agent, denials.tools())
-    return {**record, "mode": agent["mode"], "suggestions": [words.without_acts(one) for one in found],
+    return {**record, "mode": agent["mode"], "suggestions": [_worded(one) for one in found],
             "change": combined(found, agent), "gate": gate.conditions(agent)}
 
 
@@ -46,6 +48,7 @@ def text(found: Mapping[str, Any]) -> str:
         _activity(found),
         *_losses(found["lost"]),
         *_acts(found["acts"]),
+        f"Mounts, file permissions and the packet filter refuse in burn-in too: cordonctl denials {found['agent']}",
         *_suggestions(found),
         *gate.lines(found["gate"]),
     ]
@@ -77,15 +80,36 @@ def _acts(acts: List[Dict[str, Any]]) -> List[str]:
          words.what(act), act["profile"]]
         for act in newest
     ]
-    return lines + (["", table(["LAST (UTC)", "TIMES", "VERDICT", "PROGRAM", "WHAT", "IN PROFILE"], body)] if body else [])
+    return lines + ([table(["LAST (UTC)", "TIMES", "VERDICT", "PROGRAM", "WHAT", "IN PROFILE"], body)] if body else [])
+
+
+def _worded(suggestion: Dict[str, Any]) -> Dict[str, Any]:
+    """A suggestion with its acts in words: as data they are in `acts` of the agent."""
+    said = [f"{words.who(act)} may not {words.what(act)}" for act in suggestion["acts"]]
+    return {**words.without_acts(suggestion), "acts": sorted(set(said))}
 
 
 def _suggestions(found: Mapping[str, Any]) -> List[str]:
     if not found["suggestions"]:
-        return [""] if found["acts"] else []
+        return []
     lines = ["", "Suggestions, to be judged by somebody who knows what the agent is for:"]
     for number, one in enumerate(found["suggestions"], 1):
-        lines += [f"{number}. {one['kind']}, {words.times(one['count'])}", *words.indented(words.change(one), "   ")]
+        lines += [f"{number}. {_headline(one)}", *words.indented(_evidence(one), "   ")]
     if found["change"]:
         lines += ["", "All changes of the manifest together:", *words.diff(found["change"])]
     return lines + [""]
+
+
+def _headline(one: Mapping[str, Any]) -> str:
+    if one["kind"] == "never":
+        return f"NEVER ({words.times(one['count'])}): {words.plain(one['why'], 300)}"
+    added = "; ".join(f"{place}: {flow(value)}" for place, value in one["manifest"].items() if one["kind"] != "catalogue")
+    return f"{added or 'a change of the catalogue'} ({words.times(one['count'])}): {words.plain(one['why'], 300)}"
+
+
+def _evidence(one: Mapping[str, Any]) -> List[str]:
+    more = len(one["acts"]) - SHOWN_ACTS
+    lines = [*one["acts"][:SHOWN_ACTS], *([f"and {more} more"] if more > 0 else [])]
+    if one["kind"] == "never" and one["manifest"]:
+        lines.append(f"to say no for good: denied: {words.plain(flow(one['manifest']['denied']), 300)}")
+    return lines + (words.diff(one["change"]) if one["kind"] == "catalogue" else [])

@@ -14,7 +14,6 @@ import time
 from datetime import datetime, timezone
 from typing import Any, Dict, List, Mapping, Tuple
 
-from . import _apparmor_never as never
 from . import events, host, words
 from ._apparmor_suggest import suggest
 
@@ -90,12 +89,12 @@ def _explained(group: Dict[str, Any], agent: Mapping[str, Any], catalogue: Dict[
     found = suggest([act], agent, catalogue) if act["class"] in ("file", "exec", "network") or reason == "apparmor" else []
     return {**group, "who": words.who(act), "what": words.what(act), "refused_by": by,
             "suggestion": words.without_acts(found[0]) if found else None,
-            "remark": _remark(act, reason, bool(found))}
+            "remark": "" if found and found[0]["kind"] == "never" else _remark(act, reason, bool(found))}
 
 
 def _remark(act: Mapping[str, Any], reason: str, suggested: bool) -> str:
     """What no change of the manifest can say."""
-    if reason == "EACCES" and not never.program_reason(str(act["path"])):
+    if reason == "EACCES":
         return "if the agent is to have it, its user or group needs the permission on the file itself"
     if reason == "EROFS" and not suggested:
         return "write below the workspace, or list the path under workspace.read_write"
@@ -123,7 +122,7 @@ def text(agent: Mapping[str, Any], since: str, found: List[Dict[str, Any]]) -> s
 def _details(group: Mapping[str, Any]) -> List[str]:
     first, last = group["first"][11:19], group["last"][11:19]
     lines = [f"{words.times(group['count'])}, {last if first == last else f'{first} to {last}'} UTC",
-             f"refused by {words.plain(group['refused_by'], words.LONGEST)}"]
+             f"refused by: {words.plain(group['refused_by'], words.LONGEST)}"]
     if group["suggestion"]:
         lines += words.change(group["suggestion"])
     return lines + ([group["remark"]] if group["remark"] else [])

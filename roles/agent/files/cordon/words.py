@@ -44,7 +44,7 @@ def _network(act: Mapping[str, Any]) -> str:
 
 def who(act: Mapping[str, Any]) -> str:
     """The program, as far as the kernel told."""
-    return plain(act["program"] or "a program that is not known", LONGEST)
+    return plain(act["program"] or "a program of the agent", LONGEST)
 
 
 def layer(act: Mapping[str, Any], verdict: str) -> str:
@@ -55,7 +55,7 @@ def layer(act: Mapping[str, Any], verdict: str) -> str:
         return f"the cage {cage}" + ("" if act["class"] == "exec" else f"; {inner} would let it pass")
     if act.get("layer") == "both":
         return f"the cage {cage}, and {inner} has no rule for it either"
-    return f"{inner} {'would refuse it in enforce' if verdict == 'allowed' else 'has no rule for it'}; the cage lets it pass"
+    return f"{inner}, {'in enforce' if verdict == 'allowed' else 'which has no rule for it'}; the cage lets it pass"
 
 
 def change(suggestion: Mapping[str, Any]) -> List[str]:

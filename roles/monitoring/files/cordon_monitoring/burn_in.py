@@ -166,18 +166,17 @@ class Window:
         data = self._data
         known = 0 if data["boot"] != boot else lost if data["audit_lost"] is None else data["audit_lost"]
         if lost > known:
-            self.lose(f"the kernel lost {lost - known} audit records", now)
+            self.lose(f"the kernel lost audit records ({lost} since its boot)", now)
         if (data["boot"], data["audit_lost"]) != (boot, lost):
             data.update(boot=boot, audit_lost=lost)
             self.changed = True
 
     def lose(self, what: str, at: float) -> None:
-        """Enter a loss, unless it is from before this burn-in or entered already."""
-        listed = self._data["lost"]
-        if at < self._data["collecting_since"] or {"at": at, "what": what} in listed:
+        """Enter a loss, unless it is from before this burn-in. One that goes on is one entry, with its latest time."""
+        if at < self._data["collecting_since"] or {"at": at, "what": what} in self._data["lost"]:
             return
-        going_on = listed and listed[-1]["what"] == what and at - listed[-1]["at"] < _SAME_LOSS
-        self._data["lost"] = [*(listed[:-1] if going_on else listed), {"at": at, "what": what}][-_LOSSES:]
+        kept = [one for one in self._data["lost"] if _kind(one["what"]) != _kind(what) or at - one["at"] > _SAME_LOSS]
+        self._data["lost"] = sorted([*kept, {"at": at, "what": what}], key=lambda one: float(one["at"]))[-_LOSSES:]
         self.changed = True
 
     def end(self, now: float) -> None:
@@ -193,6 +192,10 @@ class Window:
 
 def _key(act: dict[str, Any]) -> tuple[object, ...]:
     return tuple(act[name] for name in _KEY)
+
+
+def _kind(what: str) -> str:
+    return re.sub(r"\d+", "", what)
 
 
 def _numbered(match: re.Match[str]) -> str:

@@ -16,10 +16,10 @@ from .firewall_line import KernelLine
 
 _AVC = re.compile(r"^audit: type=1400 audit\((\d+\.\d+):(\d+)\): (?=apparmor=)")
 _FIELD = re.compile(r'(\w+)=("[^"]*"|\S+)')
-# kernel/audit.c: audit_log_lost() and its callers, and what ___ratelimit() says of kauditd_printk_skb().
+# kernel/audit.c: what audit_log_lost() is called with, and what ___ratelimit() says of kauditd_printk_skb().
 _LOSS = re.compile(
-    r"^audit: (?:audit_lost=|(?:backlog|rate|printk) limit exceeded|kauditd \w+ queue overflow|out of memory)"
-    r"|^k?audit\w*: \d+ callbacks suppressed"
+    r"^audit: ((?:backlog|rate|printk) limit exceeded|kauditd \w+ queue overflow|out of memory)"
+    r"|^k?audit\w*: \d+ (callbacks suppressed)"
 )
 
 
@@ -34,4 +34,5 @@ def avc(line: KernelLine) -> AuditEvent | None:
 
 def loss(line: KernelLine) -> str | None:
     """What the kernel says of records that it could not hand on."""
-    return f"the kernel's log says: {line.text[:200]}" if _LOSS.match(line.text) else None
+    match = _LOSS.match(line.text)
+    return f"the kernel's log says of audit records: {match[1] or match[2]}" if match else None
