@@ -55,7 +55,7 @@ def words(argv: list[str]) -> list[str]:
     if argv[:2] != ["sh", "-c"]:
         return [argv[0]]
     script = re.sub(r"'[^']*'|\"[^\"]*\"", "QUOTED", argv[2])
-    return ["sh"] + [part.split()[0] for part in re.split(r"&&|\||;|\{|d=\$\(", script) if part.strip(" }\n")]
+    return ["sh"] + [part.split()[0].rstrip(")") for part in re.split(r"&&|\||;|\{|d=\$\(", script) if part.strip(" }\n")]
 
 
 def test_there_are_enough_of_them_and_few_that_everybody_has():
