@@ -56,7 +56,7 @@ KINDS = (
 FEATURES = tuple(path for path, _what in REQUIRED) + tuple(path for kind in KINDS for path in kind.features)
 
 # The parser's own words, with --warn=rule-not-enforced --warn=rule-downgraded; 3.0.8 writes "not enforce" for mounts.
-WARNING = re.compile(r"([a-z_]+(?: [a-z_]+)*) rules not enforce|downgrading ([a-z_ ]+?) rule")
+WARNING = re.compile(r"(?:\): |profile \S+ )([a-z_ ]+) rules not enforce|downgrading ([a-z_ ]+?) rule")
 
 
 def refusals(features: Iterable[str]) -> List[str]:

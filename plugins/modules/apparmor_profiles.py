@@ -217,8 +217,9 @@ class Change:
         self.compiled = self._compile(parser, "new", changing)
         dropped = gaps.unexpected(self.compiled.messages, [entry["class"] for entry in self.state.unenforced])
         if dropped and self.state.kernel is not None:
-            raise host.Failed("the parser would leave out rules that nothing else stands in for: %s; nothing was changed"
-                              % ", ".join(dropped))
+            raise host.Failed("the parser would leave out rules that this kernel can enforce, or that nothing stands in for:"
+                              " %s; is %s/abi as it was shipped (dpkg --verify apparmor)? Nothing was changed"
+                              % (", ".join(dropped), self.state.directory))
 
     def _compile(self, parser: List[str], place: str, profiles: List[decide.Wanted]) -> Any:
         return self.act.compile_all(self.module.run_command, parser, os.path.join(self.module.tmpdir, place), profiles,
