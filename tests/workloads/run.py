@@ -67,7 +67,10 @@ def _plain(name: str) -> str:
 def main(agents: list[str]) -> None:
     """Run the sessions one after the other."""
     begun = time.time()
-    sessions = {agent: session(agent) for agent in agents}
+    sessions = {}
+    for agent in agents:
+        sessions[agent] = session(agent)
+        print(f"{agent}: {sessions[agent]['seconds']} s", file=sys.stderr, flush=True)
     flushed()
     print(json.dumps({"sessions": sessions, "records": records(begun)}))
 

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # The coder's work. Each function runs in an empty directory of the workspace, with `set -eux`.
-# shellcheck disable=SC2016,SC2164
+# shellcheck disable=SC2016
 identity() {
     git config --global user.name Coder
     git config --global user.email coder@example.net
@@ -48,11 +48,10 @@ signed_commit() {
 
 python_package() {
     python3 -m venv venv
-    venv/bin/pip install -q --no-cache-dir --index-url https://203.0.113.11/simple pytest
-    venv/bin/pip download -q --no-deps --no-binary idna --index-url https://203.0.113.11/simple idna
-    tar -xzf idna-*.tar.gz
-    cd idna-*/
-    ../venv/bin/pip install -q --index-url https://203.0.113.11/simple .
+    venv/bin/pip install -q --index-url https://203.0.113.11/simple pytest idna
+    curl -sSO https://203.0.113.11/files/idna-3.7.tar.gz
+    tar -xzf idna-3.7.tar.gz
+    cd idna-3.7
     ../venv/bin/python -m pytest -q tests
 }
 
