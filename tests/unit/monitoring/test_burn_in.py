@@ -253,12 +253,26 @@ def test_what_was_lost_before_the_burn_in_is_no_loss_of_it(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("status", [None, FINE._replace(enabled=0)])
-def test_audit_switched_off_is_a_loss_as_long_as_it_lasts(
+def test_audit_switched_off_is_a_loss_until_its_end_and_not_saved_all_the_time(
     collector: Collector, tmp_path: Path, status: AuditStatus | None
 ) -> None:
+    assert collector.save(0.0)
+    saves = 0
     for second in range(0, 300, 5):
         collector.take_status(status, START + second)
-    assert content(collector, tmp_path)["lost"] == [{"at": START + 295, "what": "the kernel's audit was off"}]
+        saves += not collector.save(1.0)
+        collector.save(second + 10.0)
+    assert saves == 1
+    for second in (301, 306):
+        collector.take_status(FINE, START + second)
+    assert content(collector, tmp_path)["lost"] == [{"at": START + 301, "what": "the kernel's audit was off"}]
+
+
+def test_audit_that_stays_off_is_said_again_and_again(collector: Collector, tmp_path: Path) -> None:
+    for second in range(0, 3600, 5):
+        collector.take_status(None, START + second)
+    (lost,) = content(collector, tmp_path)["lost"]
+    assert lost["at"] > START + 3200
 
 
 def test_auditd_that_could_not_write_is_a_loss(collector: Collector, tmp_path: Path) -> None:

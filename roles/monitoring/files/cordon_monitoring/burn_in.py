@@ -50,6 +50,8 @@ class Collector:
         self._windows: dict[str, Window] = {}
         self._ended: list[Window] = []
         self._saved_at = float("-inf")
+        self._off = False
+        self._off_said = 0.0
 
     def follow(self, agents: Agents, now: float) -> None:
         """Begin with agents that are in burn-in now, end with those that no longer are: their files stay."""
@@ -84,8 +86,12 @@ class Collector:
 
     def take_status(self, status: AuditStatus | None, now: float) -> None:
         """The state of the kernel's audit system."""
-        if not (status and status.enabled):
+        off = not (status and status.enabled)
+        # Said when it begins and when it ends, and now and then: on a host without audit it never ends.
+        if off != self._off or (off and now - self._off_said > _SAME_LOSS / 2):
             self.lose("the kernel's audit was off", now)
+            self._off_said = now
+        self._off = off
         if status:
             for window in self._windows.values():
                 window.count_lost(status.lost, self._boot, now)
