@@ -51,8 +51,7 @@ python_package() {
     venv/bin/pip install -q --index-url https://203.0.113.11/simple pytest idna
     curl -sSO https://203.0.113.11/files/idna-3.7.tar.gz
     tar -xzf idna-3.7.tar.gz
-    cd idna-3.7
-    ../venv/bin/python -m pytest -q tests
+    venv/bin/python -m pytest -q idna-3.7/tests
 }
 
 node_package() {
