@@ -116,8 +116,8 @@ def _unresolved(agent: Agent, seen: Seen) -> Condition:
 def _complete(agent: Agent, seen: Seen) -> Condition:
     title = "Nothing was lost, and the record is up to date"
     wrong = _incomplete(agent, seen)
-    observed = "; ".join(wrong) + "." if wrong else "no loss since %s, all read until %s." % (
-        when(moment((seen.collected or {}).get("collecting_since")) or 0.0), when(seen.now))
+    observed = "; ".join(wrong) + "." if wrong else "no loss in %d days, all collected until %s." % (
+        agent["burn_in"]["days"], when(seen.now))
     return _condition("complete", title, not wrong, observed,
                       "systemctl status cordon-events auditd; mend what they say. After a loss the window begins anew.")
 
