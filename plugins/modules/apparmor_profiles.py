@@ -199,10 +199,9 @@ class Change:
 
     def _parser(self) -> List[str]:
         """The parser's command, ended by timeout(1) if it hangs; [] when it is not installed."""
-        parser = self.module.get_bin_path("apparmor_parser")
-        timeout = self.module.get_bin_path("timeout")
-        return (["%s" % timeout, "--kill-after=10", "%d" % self.act.SECONDS] if timeout and parser else []) + (
-            [parser] if parser else [])
+        parser, timeout = self.module.get_bin_path("apparmor_parser"), self.module.get_bin_path("timeout")
+        limit = [timeout, "--kill-after=10", "%d" % self.act.SECONDS] if timeout else []
+        return limit + [parser] if parser else []
 
     def compile(self) -> None:
         """Compile whatever differs; Failed, with nothing changed, for the first look at what cannot be loaded."""
@@ -240,8 +239,11 @@ class Change:
                 record = json.dumps(state.new_record(now, state.plan.load), indent=2, sort_keys=True) + "\n"
                 files.add(state.record, RECORD._replace(text=record))
                 files.commit()
-            except (host.Failed, OSError, _files.UnsafePath) as problem:
-                raise host.Failed("%s; %s" % (_said(problem), _outcome(kernel.put_back()))) from problem
+            except BaseException as problem:
+                outcome = _outcome(kernel.put_back())
+                if not isinstance(problem, (host.Failed, OSError, _files.UnsafePath)):
+                    raise
+                raise host.Failed("%s; %s" % (_said(problem), outcome)) from problem
         self._cache()
 
     def _prepare(self, files: Any) -> None:
@@ -269,9 +271,9 @@ class Change:
         return now
 
     def _cache(self) -> None:
-        """Only speed depends on this: without it the next boot compiles for itself."""
-        self.act.forget(self.state.plan.remove + self.state.plan.write + self.state.plan.load)
+        """Only speed depends on this: the next boot compiles whatever is missing here or older than its file."""
         try:
+            self.act.forget(self.state.plan.remove + self.state.plan.write + self.state.plan.load)
             if self.compiled.place and self.state.kernel is not None:
                 self.act.keep_for_boot(self.compiled, self.state.directory)
         except OSError as problem:

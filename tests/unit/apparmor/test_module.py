@@ -369,6 +369,24 @@ def test_a_rename_that_fails_leaves_everything_as_it_was(run, host, monkeypatch,
     assert host.snapshot() == before
 
 
+def test_a_cache_that_cannot_be_written_is_a_warning(run, host, monkeypatch):
+    def full(*_arguments):
+        raise OSError(errno.ENOSPC, "No space left on device", str(host.cache))
+
+    monkeypatch.setattr(_apparmor_load, "keep_for_boot", full)
+    answer = run(host, TWO)
+    assert answer["changed"] and "the next boot has to compile" in str(answer["warnings"])
+    assert run(host, TWO)["changed"] is False
+
+
+def test_a_fault_of_our_own_is_undone_too(host, monkeypatch):
+    before = host.snapshot()
+    monkeypatch.setattr(_apparmor_load, "not_as_loaded", lambda *_arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        call(host, TWO)
+    assert host.snapshot() == before
+
+
 def test_a_directory_in_a_file_s_place_is_named(run, host):
     (host.etc / "cordon.a").mkdir()
     assert f"{host.etc}/cordon.a: it is a directory: remove it" in fails(run, host, TWO)
