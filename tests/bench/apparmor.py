@@ -24,7 +24,7 @@ ROOT = HERE.parents[1]
 BUILD = ROOT / "build"
 TESTBED = Path(os.environ.get("TESTBED_DIR") or BUILD / "testbed").resolve()
 MANIFEST = ROOT / "examples" / "hosts" / "many_agents.yml"
-TURNS, EXECS = 7, 100
+TURNS, EXECS = 9, 60
 LEAST_PROFILES = 74
 
 sys.path.insert(0, str(ROOT / "tests" / "unit"))
