@@ -56,7 +56,7 @@ python_package() {
 
 node_package() {
     npm init -y > package.log
-    npm install --no-audit --no-fund --registry https://203.0.113.11/npm/ greet
+    npm install --no-audit --no-fund greet
     echo "console.log(require('greet')('node'))" > index.js
     node index.js | grep 'hello, node'
     npm pkg set scripts.test='node index.js > out && cat out'
