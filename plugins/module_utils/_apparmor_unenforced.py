@@ -92,8 +92,8 @@ def _why(kind: Kind, have: Set[str], abi: str) -> str:
 
 def _oldest(texts: Iterable[str]) -> str:
     """The oldest ABI that a text names; a text without one, or with an unknown one, counts as the oldest."""
-    named = [ABI_LINE.findall(text) for text in texts]
-    ranks = [ABIS.index(found[0]) if found and found[0] in ABIS else 0 for found in named]
+    named = [ABI_LINE.search(text) for text in texts]
+    ranks = [ABIS.index(found[1]) if found and found[1] in ABIS else 0 for found in named]
     return ABIS[min(ranks)] if ranks else ABIS[0]
 
 
