@@ -32,10 +32,10 @@ export LESS=-F PAGER=cat
 step() {
     local name=$1 code
     shift
-    printf '\\n@@begin %s %s\\n' "$name" "$EPOCHREALTIME"
+    printf '\\n@@begin %s %s\\n' "$name" "${EPOCHREALTIME/,/.}"
     (cd "$(mktemp -d -p ~/workspace)" && "$@") < /dev/null 2>&1
     code=$?
-    printf '\\n@@end %s %s %s\\n' "$name" "$code" "$EPOCHREALTIME"
+    printf '\\n@@end %s %s %s\\n' "$name" "$code" "${EPOCHREALTIME/,/.}"
 }
 work() { set -eux; "$@"; }
 started_first() { # PATH...: the first of them that is there
