@@ -119,6 +119,11 @@ def profiles(agent: Dict[str, Any], catalogue: Catalogue, abi: str = ABIS[0]) ->
     return found
 
 
+def places(agent: Dict[str, Any], catalogue: Catalogue) -> Dict[str, str]:
+    """The inner profile that each of the agent's tools runs in, {"git": "git", "jq": "writers", "python": "main"}."""
+    return {grant.name: grant.place for grant in _placed(agent, _granted(agent, catalogue))}
+
+
 def packages(agents: List[Dict[str, Any]], catalogue: Catalogue) -> List[str]:
     """The Debian packages of every tool that an agent has, sorted. Raises Refused where the catalogue lacks a tool."""
     tools = {grant.name for agent in agents for grant in _granted(agent, catalogue)}

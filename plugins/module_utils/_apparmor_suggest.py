@@ -120,8 +120,7 @@ class _Layer:
         self.path = str(act["path"])
         self.asked = set(act["access"] or "r")
         place = str(act["profile"] or "")[len("cordon.%s." % agent["name"]):] or MAIN
-        granted = _apparmor_render._granted(dict(agent), tools)
-        placed = {grant.name: grant.place for grant in _apparmor_render._placed(dict(agent), granted)}
+        placed = _apparmor_render.places(dict(agent), tools)
         self.granted = list(placed)
         self.here = [name for name, where in placed.items() if where == place]
         self.everywhere = [name for name in placed if tools[name]["implicit"] and not tools[name]["executables"]]
