@@ -54,6 +54,11 @@ python_package() {
     venv/bin/python -m pytest -q idna-3.7/tests
 }
 
+distribution_pip() {
+    pip3 download -q --no-deps --index-url https://203.0.113.11/simple -d wheels packaging
+    python3 -m zipfile -l wheels/packaging-*.whl | head -3
+}
+
 node_package() {
     npm init -y > package.log
     npm install --no-audit --no-fund greet

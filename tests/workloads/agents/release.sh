@@ -10,11 +10,6 @@ signed_release() {
     curl -sSf -H @"$HOME/.vault/upload_token" -T release.tar.gz https://203.0.113.10/upload | jq -e '.bytes > 0'
 }
 
-distribution_pip() {
-    pip3 download -q --no-deps --index-url https://203.0.113.11/simple -d wheels packaging
-    python3 -m zipfile -l wheels/packaging-*.whl | head -3
-}
-
 large_files() {
     git init -q .
     git lfs install --local
