@@ -39,12 +39,11 @@ child = subprocess.Popen(["bash", "-c", starts], stdin=subprocess.DEVNULL)
 looks, moments, wrong = 0, 0, []
 while child.poll() is None:
     looks += 1
-    for process in watch.processes(its.manifest.users):
-        finding = _watch.judge(process, policy)
-        if finding:
-            moments += 1
-            if finding.patience < _watch.START_SECONDS:
-                wrong.append(_watch.describe(process, finding))
+    judged = [(process, _watch.judge(process, policy)) for process in watch.processes(its.manifest.users)]
+    found = {{process.key: (process, finding) for process, finding in judged if finding}}
+    moments += len(found)
+    at_once = {{key: one for key, one in found.items() if one[1].patience < _watch.START_SECONDS}}
+    wrong += [_watch.describe(*one) for one in its.confirm(at_once, policy).values()]
 print(json.dumps({{"looks": looks, "moments": moments, "wrong": wrong, "code": child.returncode}}))
 '''
 ATTACH = """

@@ -199,6 +199,21 @@ def findings(*pids):
     return {(pid, 1): (process("unconfined")._replace(pid=pid, started=1), _watch.Finding("outside", 0)) for pid in pids}
 
 
+@pytest.mark.parametrize(("then", "certain"), [
+    (process("unconfined", program="/usr/bin/env"), True),
+    (process(), False),  # the exec was under way
+    (process("cordon.a (enforce)"), False),
+    (process("unconfined", program="/usr/bin/env")._replace(started=78), False),  # another one of its number
+    (None, False),
+])
+def test_what_is_wrong_is_looked_at_once_more(at_work, monkeypatch, then, certain):
+    monkeypatch.setattr(watch._facts_processes, "SETTLE_SECONDS", 0)
+    monkeypatch.setattr(watch, "read_process", lambda pid, users: then)
+    first = process("unconfined", program="/usr/bin/env")
+    found = at_work.confirm({first.key: (first, _watch.judge(first, POLICY))}, POLICY)
+    assert list(found) == ([first.key] if certain else [])
+
+
 def test_all_are_killed_and_one_alert_names_them(at_work, alerts):
     assert at_work.act(findings(5, 6))
     assert at_work.killed_pids == [5, 6]

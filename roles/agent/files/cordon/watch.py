@@ -93,11 +93,7 @@ class Manifest:
 
 
 def read_process(pid: int, users: Dict[int, str]) -> Optional[Process]:
-    """One process; None when it is of no agent or has ended.
-
-    The label is read last. A start is told by the program and the cgroup, and both change no earlier than the label:
-    whoever is unconfined after his program was read was so under that program.
-    """
+    """One process; None when it is of no agent or has ended."""
     place = f"/proc/{pid}"
     status = SOURCE.text(f"{place}/status", noted=False) or ""
     owners = _facts_processes.owners(status)
@@ -190,12 +186,24 @@ class Watch:
         judged = {process.key: (process, _watch.judge(process, policy)) for process in seen}
         found: Found = {key: (process, wrong) for key, (process, wrong) in judged.items() if wrong}
         spent = self.patience.spent({key: wrong for key, (_process, wrong) in found.items()}, time.monotonic())
-        stopped = self.act({key: found[key] for key in found if key in spent})
+        certain = self.confirm({key: found[key] for key in found if key in spent}, policy)
+        stopped = self.act(certain)
         self.told &= set(found)
-        state = {"time": time.time(), "processes": len(seen), "unconfined": len(spent), "killed": self.killed,
+        state = {"time": time.time(), "processes": len(seen), "unconfined": len(certain), "killed": self.killed,
                  "drift": sorted(self.drifted), "labelled": self.labelled}  # fmt: skip
         spool.replace(STATE, state)
         return stopped
+
+    def confirm(self, found: Found, policy: _watch.Policy) -> Found:
+        """What is still so after a moment: an exec gives the process its program before its label (begin_new_exec())."""
+        if found:
+            time.sleep(_facts_processes.SETTLE_SECONDS)
+        certain: Found = {}
+        for key, (process, finding) in found.items():
+            now = read_process(process.pid, self.manifest.users)
+            if now and now.key == key and _watch.judge(now, policy) == finding:
+                certain[key] = (now, finding)
+        return certain
 
     def act(self, found: Found) -> bool:
         """Kill, or only tell; one alert for each agent. True if something was killed."""
