@@ -24,6 +24,8 @@ NEEDS_APPARMOR = {
     "no-unrecorded-profile",
     "unit-enters-cage",
     "processes-confined",
+    "burn-in-ends",
+    "enforce-was-earned",
 }
 NEEDS_AUDIT = {
     "audit-on",
