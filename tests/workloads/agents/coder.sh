@@ -60,11 +60,9 @@ distribution_pip() {
 }
 
 node_package() {
-    npm init -y > package.log
-    npm install --no-audit --no-fund greet
+    printf '{"scripts": {"test": "node index.js > out && cat out"}}\n' > package.json
     echo "console.log(require('greet')('node'))" > index.js
-    node index.js | grep 'hello, node'
-    npm pkg set scripts.test='node index.js > out && cat out'
+    npm install --no-audit --no-fund greet
     npm test | grep 'hello, node'
     node -e "const {execFileSync} = require('child_process'); console.log(execFileSync('git', ['--version']).toString())"
 }
