@@ -28,7 +28,12 @@ RESULT = {
 }
 FAILING = {**RESULT, "status": "fail", "observed": False}
 WAIVED = {**RESULT, "control": "apparmor", "status": "not_enforced", "observed": "this kernel does not offer apparmor"}
-FACTS = {"collected_at": "now", "agents": {"scout": {"unit": {"ActiveState": "active"}, "processes": [{}, {}]}}}
+GAP = {"class": "userns", "why": "this kernel does not have it", "control": "RestrictNamespaces=", "remains": ""}
+FACTS = {
+    "collected_at": "now",
+    "host": {"apparmor": {"unenforced": [GAP]}},
+    "agents": {"scout": {"unit": {"ActiveState": "active"}, "processes": [{}, {}]}},
+}
 AGENT = {"name": "scout", "mode": "enforce"}
 
 
@@ -52,6 +57,7 @@ def test_status_shows_each_control_and_how_to_mend_it():
     assert row.split()[:4] == ["scout", "enforce", "active", "2"]
     assert "FAILS" in row and "not enforced" in row
     assert "remedy: systemctl start cordon-vault@scout" in text
+    assert [line.split() for line in text.splitlines() if "userns" in line] == [["userns", "RestrictNamespaces="]]
 
 
 def test_status_as_data_says_the_same():

@@ -28,6 +28,7 @@ def report(
         "summary": _checks.summary(results),
         "host": _controls(results, None),
         "agents": [_agent(agent, facts, results) for agent in agents],
+        "left_to_other_controls": facts["host"]["apparmor"].get("unenforced") or [],
         "attention": [result for result in results if result["status"] != _checks.PASS],
     }
 
@@ -61,8 +62,14 @@ def text(status: Dict[str, Any]) -> str:
         [one["name"], one["mode"], one["service"] or "?", str(one["processes"]), *_words(one["controls"])]
         for one in status["agents"]
     ]
-    parts = [table(head, body), _totals(status["summary"])]
+    parts = [table(head, body), _totals(status["summary"]), *_left(status["left_to_other_controls"])]
     return "\n\n".join(parts + [_remedy(result) for result in status["attention"]])
+
+
+def _left(gaps: List[Dict[str, str]]) -> List[str]:
+    """What this host's AppArmor does not enforce, and what stands in for it."""
+    rows = [[gap["class"], gap["control"]] for gap in gaps]
+    return [table(["NOT IN THIS KERNEL'S APPARMOR", "INSTEAD"], rows)] if rows else []
 
 
 def _words(controls: Dict[str, Optional[str]]) -> List[str]:
