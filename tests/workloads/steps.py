@@ -32,6 +32,7 @@ export LESS=-F PAGER=cat
 step() {
     local name=$1 code
     shift
+    sleep 0.05 # the kernel stamps a record with the time of its last tick: a gap tells to which step it belongs
     printf '\\n@@begin %s %s\\n' "$name" "${EPOCHREALTIME/,/.}"
     (cd "$(mktemp -d -p ~/workspace)" && "$@") < /dev/null 2>&1
     code=$?
