@@ -59,10 +59,10 @@ DENIED = [
 
 NO_NAMESPACES = ("user namespaces", _deny("/proc/[0-9]*/{,task/[0-9]*/}{uid_map,gid_map,setgroups}", "wl"))
 
-# What a sandbox of the agent's own takes (bubblewrap 0.8 and 0.11, tried on Linux 6.1): the capabilities are those over
+# What a sandbox of the agent's own takes (bubblewrap 0.8 on Linux 6.1, 0.11 on 6.12): the capabilities are those over
 # the namespace that it makes, since the agent's user has none over the host.
 INNER_SANDBOX = Block("inner_sandbox: allow; within user namespaces of the agent's own", [
-    "/ r,", "/newroot/{,**} rwkl,", "owner /proc/[0-9]*/{uid_map,gid_map,setgroups} rw,",
+    "/ r,", "/{,*/} w,", "/newroot/{,**} rwkl,", "owner /proc/[0-9]*/{uid_map,gid_map,setgroups} rw,",
     "/proc/sys/user/max_user_namespaces r,",
     *["capability %s," % name for name in ("dac_override", "net_admin", "setgid", "setpcap", "setuid", "sys_admin", "sys_chroot",
                                            "sys_ptrace")],

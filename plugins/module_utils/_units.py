@@ -56,7 +56,6 @@ ProtectKernelTunables=yes
 # No packet or raw sockets: they would bypass the nftables output hook.
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
 RestrictRealtime=yes
-RestrictSUIDSGID=yes
 LockPersonality=yes
 RemoveIPC=yes
 KeyringMode=private
@@ -73,9 +72,11 @@ UMask=0077
 _NO_NAMESPACES = """\
 RestrictNamespaces=yes
 ProcSubset=pid
+RestrictSUIDSGID=yes
 """
 
-# bubblewrap reads /proc/sys/kernel/overflowuid and mounts.
+# bubblewrap reads /proc/sys/kernel/overflowuid, mounts, and (0.11) opens by openat2, which RestrictSUIDSGID= cannot look
+# into and refuses as a whole. A setuid file of the agent's makes nobody more than the agent.
 _INNER_SANDBOX = """\
 # inner_sandbox: allow; the agent may make namespaces, and mount within them.
 SystemCallFilter=@mount
