@@ -73,7 +73,7 @@ def _capability(act: Act, _agent: Mapping[str, Any]) -> str:
 
 
 def _other_process(act: Act, agent: Mapping[str, Any]) -> str:
-    peer = str(act["detail"] or "").split(" ")[-1]
+    peer = str(act["detail"] or "").rpartition(" ")[2]
     if peer.startswith("cordon.%s//" % agent["name"]) or peer == "cordon." + agent["name"]:
         if act["class"] == "ptrace" and set((act["access"] or "").split()) & {"trace", "tracedby"}:
             return "who traces a process has all its rights and secrets; debug outside of the cage"

@@ -145,7 +145,8 @@ ROOT = ""  # not "" in tests only
 CORDONCTL = "/usr/lib/cordon/cordonctl"
 # The module's own standard input may be a terminal, which a session must not get.
 WITHOUT_INPUT = ["sh", "-c", 'exec "$@" < /dev/null', "sh"]
-RECORD_MODE, SPOOL_MODE = 0o640, 0o700
+RECORD_MODE = 0o640
+SPOOL_MODE = 0o700
 PATIENCE = 120.0  # seconds that cordon-events gets to read on
 SETTLED = 2.0  # seconds until auditd has written what the kernel recorded
 COARSE = 0.1  # seconds: the kernel stamps records by a coarse clock

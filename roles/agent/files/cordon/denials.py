@@ -62,7 +62,7 @@ def as_act(event: Mapping[str, Any]) -> Dict[str, Any]:
     """An event of the log in the shape of a collected act, as far as it tells."""
     said = {**EMPTY, **(event.get("apparmor") or {})}
     operation = str(event.get("operation") or "?")
-    act = {**said, "verdict": "denied", "operation": operation.split(" ")[0], "path": event.get("path"),
+    act = {**said, "verdict": "denied", "operation": operation.partition(" ")[0], "path": event.get("path"),
            "program": event.get("program"), "count": int(event.get("suppressed", 1))}
     if event.get("address"):
         family = "inet6" if ":" in str(event["address"]) else "inet"
