@@ -42,7 +42,7 @@ work() { set -eux; "$@"; }
 started_first() { # PATH...: the first of them that is there
     local path
     for path; do
-        [ ! -e "$path" ] || { echo "tries $path"; exec env "$path" --version; }
+        [ ! -e "$path" ] || { echo "tries $(readlink -f "$path")"; exec env "$path" --version; }
     done
     echo "none of $* is there"
 }

@@ -4,8 +4,6 @@ look_around() {
     redis-cli -h 203.0.113.22 ping | grep PONG
     ps -u "$(id -un)"
     df -h . || true
-    free -m
-    uptime
     nproc
     echo works | openssl enc -aes-256-cbc -pbkdf2 -k secret | openssl enc -d -aes-256-cbc -pbkdf2 -k secret | grep works
     xxd -l 4 /etc/os-release
