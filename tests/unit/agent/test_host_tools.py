@@ -31,7 +31,7 @@ WAIVED = {**RESULT, "control": "apparmor", "status": "not_enforced", "observed":
 GAP = {"class": "userns", "why": "this kernel does not have it", "control": "RestrictNamespaces=", "remains": ""}
 FACTS = {
     "collected_at": "now",
-    "host": {"apparmor": {"unenforced": [GAP]}},
+    "apparmor": {"unenforced": [GAP]},
     "agents": {"scout": {"unit": {"ActiveState": "active"}, "processes": [{}, {}]}},
 }
 AGENT = {"name": "scout", "mode": "enforce"}

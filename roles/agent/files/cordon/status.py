@@ -28,7 +28,7 @@ def report(
         "summary": _checks.summary(results),
         "host": _controls(results, None),
         "agents": [_agent(agent, facts, results) for agent in agents],
-        "left_to_other_controls": facts["host"]["apparmor"].get("unenforced") or [],
+        "left_to_other_controls": facts["apparmor"].get("unenforced") or [],
         "attention": [result for result in results if result["status"] != _checks.PASS],
     }
 
