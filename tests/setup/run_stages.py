@@ -63,7 +63,8 @@ SETUP = Stage("setup", (sys.executable, "-B", "tests/setup/prepare.py"), 1200, "
 # The guest is the longest and goes alone; what is quick and most telling comes first in the other lane.
 STAGES = (
     Stage("vm", _script("molecule", "2.19", "vm"), 3300, "guest"),
-    # Half an hour of its own on top of the scenario vm: `make workloads`.
+    # With the longest tests of the scenario, and half an hour of its own on top of it: `make vm-long`, `make workloads`.
+    Stage("vm-long", ("env", "CORDON_LONG=1", *_script("molecule", "2.19", "vm")), 5400, "guest", by_name=True),
     Stage("workloads", _script("workloads"), 3000, "guest", by_name=True),
     Stage("unit-2.19", _script("unit", "2.19"), 600, "light"),
     Stage("lint", _script("lint"), 600, "light"),
