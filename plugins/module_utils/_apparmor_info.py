@@ -150,11 +150,12 @@ def _names(source: Source, names: Optional[Sequence[str]]) -> List[str]:
 def _agent(user: str, name: str, found: Optional[Sequence[Mapping[str, Any]]]) -> Dict[str, Any]:
     """One agent's processes; confined means: in this agent's cage and in an inner profile of it."""
     if found is None:
-        return {"user": user, "processes": None, "confined": None, "unconfined": None}
+        return {"user": user, "processes": None, "modes": None, "confined": None, "unconfined": None}
     own = [{"pid": process["pid"], "program": process["program"], "label": process["label"], "mode": process["mode"],
             "confined": confined(process["profiles"], name)} for process in found if process["user"] == user]
     inside = sum(1 for process in own if process["confined"])
-    return {"user": user, "processes": own, "confined": inside, "unconfined": len(own) - inside}
+    modes = sorted({process["mode"] or "unconfined" for process in own})
+    return {"user": user, "processes": own, "modes": modes, "confined": inside, "unconfined": len(own) - inside}
 
 
 def confined(layers: Sequence[str], agent: str) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any, Dict, List
 
 CLIENT_CONFIG = "/etc/ssh/ssh_config.d/50-cordon.conf"
-KNOWN_HOSTS = ".config/ssh/known_hosts"
+KNOWN_HOSTS = ".config/ssh_known_hosts"
 
 
 def client_config(agents: List[Dict[str, Any]]) -> str:

@@ -18,10 +18,11 @@ LIBRARY = "/usr/lib/cordon"
 UNITS = "/etc/systemd/system"
 
 # The agent's own directories; the rest of its home belongs to root, so it can plant no rc file or key.
-WRITABLE = (".cache", ".config", ".config/git", ".config/ssh", ".local")
+WRITABLE = (".cache", ".config", ".local")
 
-# git reads this instead of ~/.gitconfig, which the agent cannot write.
-GIT_CONFIG = ".config/git/config"
+# git reads this instead of ~/.gitconfig, which the agent cannot write. Right below .config: root makes no directory in
+# one that is the agent's.
+GIT_CONFIG = ".config/gitconfig"
 
 # Daemons behind these sockets act with their own rights for whoever connects, so a read-only mount
 # does not help (peers.md S-8 to S-10).  AppArmor has no rule for them either: this is the second layer.

@@ -224,9 +224,10 @@ class Gate:
         limit = str(self._module.params["replay_timeout"])
         code, out, err = self._run(
             WITHOUT_INPUT + ["timeout", "--signal=INT", "--kill-after=60", limit, CORDONCTL, "run", name, "--"] + argv)
-        said = (err.strip() or out.strip()).splitlines()
+        # Only of what failed, and only as text: the record and the evidence are no place for what the agent prints.
+        said = (err.strip() or out.strip()).splitlines() if code else []
         return {"argv": argv, "exit": code, "at": begun - COARSE, "seconds": round(time.time() - begun, 1),
-                "said": said[-1][:300] if said else ""}
+                "said": "".join(one for one in said[-1][:300] if one.isprintable()) if said else ""}
 
     def _wait(self, at: float) -> bool:
         """Give cordon-events the time to read what happened until then; whether it did."""

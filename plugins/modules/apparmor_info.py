@@ -102,11 +102,11 @@ unenforced:
   sample: [{class: userns, why: this kernel does not have it, control: RestrictNamespaces=, remains: ""}]
 agents:
   description:
-    - By agent, its C(user), its C(processes) (C(pid), C(program), C(label), C(mode), C(confined)), and how many of them
-      are C(confined) and C(unconfined). Confined means to be in this agent's cage and one of its inner profiles.
+    - By agent, its C(user), its C(processes) (C(pid), C(program), C(label), C(mode), C(confined)), the C(modes) that they
+      run in, and how many of them are C(confined) and C(unconfined). Confined means to be in this agent's cage and one of its inner profiles.
   returned: with agents
   type: dict
-  sample: {autopilot: {user: agent-autopilot, processes: [], confined: 0, unconfined: 0}}
+  sample: {autopilot: {user: agent-autopilot, processes: [], modes: [], confined: 0, unconfined: 0}}
 features:
   description: What this kernel can enforce, each file below securityfs's C(features) with its content.
   returned: with kernel

@@ -199,6 +199,7 @@ def test_no_parser_is_an_error(load: Run, state: Callable[[], str]) -> None:
     assert state() == before
 
 
+# cat ends with an error, since it fills the place: that is what it is for.
 @pytest.mark.parametrize(("inside", "part"), [
     (f"mount --bind {ETC} {ETC}; mount -o remount,bind,ro {ETC}", "Read-only file system"),
     (f"mkdir /root/zz/full; cp -a {ETC}/. /root/zz/full; mount -t tmpfs -o size=4m none {ETC}; cp -a /root/zz/full/. {ETC};"

@@ -179,6 +179,7 @@ def wait_for(host: Any, wanted: set[str], planted: float) -> None:
 
 def marks(host: Any) -> dict[str, str]:
     """{file of a mark: what it holds}."""
+    # grep exits with 1 when no mark holds anything: then the answer is {}.
     listed = host.check_output(f"cd {PLACE}; grep -H . -- *.{PERSON} *.{AGENT} || true")
     return dict(line.split(":", 1) for line in listed.splitlines())
 

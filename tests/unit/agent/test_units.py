@@ -104,7 +104,7 @@ def test_the_home_belongs_to_root_and_only_the_work_directories_to_the_agent():
     rows = {row["path"]: row.get("owner", "root") for row in _units.files([agent()])["directories"]}
     own = {path.rsplit("/", 1)[1] for path, user in rows.items() if user == "agent-scout"}
     assert rows["/srv/agents/scout"] == "root" and rows["/srv/agents/scout/.ssh"] == "root"
-    assert own == {"workspace", ".cache", ".config", "git", "ssh", ".local"}
+    assert own == {"workspace", ".cache", ".config", ".local"}
 
 
 def test_gpg_finds_a_directory_for_its_keys():
@@ -123,7 +123,7 @@ def test_git_asks_for_a_secret_that_only_git_reads():
     found = [line.strip('"') for line in setting(text, "Environment") if "GIT_CONFIG" in line]
     assert found == [
         "GIT_CONFIG_COUNT=1",
-        "GIT_CONFIG_GLOBAL=/srv/agents/scout/.config/git/config",
+        "GIT_CONFIG_GLOBAL=/srv/agents/scout/.config/gitconfig",
         "GIT_CONFIG_KEY_0=credential.helper",
         "GIT_CONFIG_VALUE_0=cordon /srv/agents/scout/.vault/token",
     ]
@@ -135,7 +135,7 @@ def test_ssh_finds_its_keys_in_the_vault_and_notes_hosts_where_the_agent_may_wri
     ])["files"]}
     assert files["/etc/ssh/ssh_config.d/50-cordon.conf"].splitlines()[3:] == [
         "Match localuser agent-scout",
-        "    UserKnownHostsFile /srv/agents/scout/.config/ssh/known_hosts",
+        "    UserKnownHostsFile /srv/agents/scout/.config/ssh_known_hosts",
         "    IdentityAgent none",
         "    IdentitiesOnly yes",
         "    IdentityFile /srv/agents/scout/.vault/deploy_key",

@@ -145,6 +145,7 @@ def test_processes_are_in_their_cage_or_not(host):
     host.process(17, 997, "unconfined")
     found = host.read("agents")["agents"]
     assert (found["a"]["confined"], found["a"]["unconfined"]) == (1, 3)
+    assert found["a"]["modes"] == ["enforce", "unconfined"]
     assert [(each["pid"], each["confined"]) for each in found["a"]["processes"]] == [
         (12, True), (14, False), (15, False), (16, False)]
     assert found["b"]["unconfined"] == 1, "a user that no manifest names is looked at too"
@@ -154,7 +155,7 @@ def test_only_the_agents_asked_for_are_looked_at(host):
     host.process(17, 997, "unconfined")
     assert set(host.read("agents", agents=["a"])["agents"]) == {"a"}
     assert host.read("agents", agents=["gone"])["agents"] == {
-        "gone": {"user": "agent-gone", "processes": [], "confined": 0, "unconfined": 0}}
+        "gone": {"user": "agent-gone", "processes": [], "modes": [], "confined": 0, "unconfined": 0}}
 
 
 def test_features_and_revision(host):

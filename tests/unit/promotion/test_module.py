@@ -52,7 +52,7 @@ class Fake:
         self.now += 10
         self.host.collected.update(last_exec=self.now, execs=self.host.collected["execs"] + 1)
         self.save()
-        return self.exit, "said on stdout\n", "said on stderr\n" if self.exit else ""
+        return self.exit, "said on stdout\n", "said on \x1b[2Jstderr\n" if self.exit else ""
 
     def contents(self) -> dict[str, bytes]:
         return {str(path): path.read_bytes() for path in sorted(self.root.rglob("*")) if path.is_file()}
@@ -108,6 +108,7 @@ def test_the_record_says_why_it_was_safe(call, fake):
     assert entry["acts_refused"] == 3
     assert [(run["argv"], run["exit"], run["acts"]) for run in entry["replay"]] == [
         (["git", "--version"], 0, []), (["true"], 0, [])]
+    assert {run["said"] for run in entry["replay"]} == {""}, "what the agent prints is not for the record"
     assert stat.S_IMODE((fake.root / RECORD).stat().st_mode) == 0o640
     assert [(line["act"], line["agent"], line["by"], line["entry"]) for line in fake.history()] == [
         ("promoted", "scribe", "olga", entry)]
@@ -123,7 +124,7 @@ def test_the_replay_runs_as_cordonctl_run_does(call, fake):
 def test_a_replay_that_fails_keeps_the_agent_in_burn_in_and_says_what_it_said(call, fake):
     fake.exit = 3
     result = call("promoted")
-    assert result["failed"] and "git --version: exit code 3: said on stderr" in result["msg"]
+    assert result["failed"] and "git --version: exit code 3: said on [2Jstderr" in result["msg"]
     assert not (fake.root / RECORD).exists() and fake.history() == []
 
 

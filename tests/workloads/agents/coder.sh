@@ -107,7 +107,7 @@ search_and_edit() {
     head -1 a | grep gamma
     cp a b
     sed -i s/beta/delta/ b
-    { diff -u a b > p || true; }
+    { diff -u a b > p || true; } # exit code 1: they differ, which patch and cmp below prove
     patch -s a p
     cmp a b
     less a | grep delta
