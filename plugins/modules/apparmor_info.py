@@ -103,7 +103,8 @@ unenforced:
 agents:
   description:
     - By agent, its C(user), its C(processes) (C(pid), C(program), C(label), C(mode), C(confined)), the C(modes) that they
-      run in, and how many of them are C(confined) and C(unconfined). Confined means to be in this agent's cage and one of its inner profiles.
+      run in, and how many of them are C(confined) and C(unconfined). Confined means to be in this agent's cage and one of
+      its inner profiles.
   returned: with agents
   type: dict
   sample: {autopilot: {user: agent-autopilot, processes: [], modes: [], confined: 0, unconfined: 0}}
