@@ -35,19 +35,14 @@ _value:
 
 from typing import Any
 
-from ansible.errors import AnsibleFilterError
-
 from ansible_collections.cordon.agent_host.plugins.module_utils import _units
+from ansible_collections.cordon.agent_host.plugins.plugin_utils._filter_errors import filter_errors
 
 
 def agent_files(agents: list[dict[str, Any]], apparmor: bool = True) -> dict[str, list[dict[str, str]]]:
-    """Render for managed_files; KeyError means that the manifest was not resolved."""
-    try:
+    """Render for managed_files."""
+    with filter_errors("agent_files"):
         return _units.files(agents, apparmor)
-    except (KeyError, TypeError) as error:
-        raise AnsibleFilterError(
-            f"agent_files: {error!r} is missing: pass the manifest through cordon.agent_host.agents first"
-        ) from error
 
 
 class FilterModule:

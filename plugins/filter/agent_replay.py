@@ -32,23 +32,16 @@ _value:
 
 from typing import Any
 
-from ansible.errors import AnsibleFilterError
-
 from ansible_collections.cordon.agent_host.plugins.module_utils._burn_in import commands
-from ansible_collections.cordon.agent_host.plugins.plugin_utils._catalogue import CatalogueError, load_catalogue
+from ansible_collections.cordon.agent_host.plugins.plugin_utils._catalogue import load_catalogue
+from ansible_collections.cordon.agent_host.plugins.plugin_utils._filter_errors import filter_errors
 
 
 def agent_replay(agents: list[dict[str, Any]]) -> dict[str, list[list[str]]]:
-    """The commands by agent; KeyError means that the manifest was not resolved."""
-    try:
+    """The commands by agent."""
+    with filter_errors("agent_replay"):
         catalogue = load_catalogue()
         return {agent["name"]: commands(agent, catalogue) for agent in agents}
-    except (KeyError, TypeError) as error:
-        raise AnsibleFilterError(
-            f"agent_replay: {error!r}: pass the manifest through cordon.agent_host.agents first"
-        ) from error
-    except CatalogueError as error:
-        raise AnsibleFilterError(f"agent_replay: {error}") from error
 
 
 class FilterModule:

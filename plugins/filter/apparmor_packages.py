@@ -32,23 +32,15 @@ _value:
 
 from typing import Any, Callable
 
-from ansible.errors import AnsibleFilterError
-
 from ansible_collections.cordon.agent_host.plugins.module_utils import _apparmor_render
-from ansible_collections.cordon.agent_host.plugins.module_utils._apparmor_rules import Refused
-from ansible_collections.cordon.agent_host.plugins.plugin_utils._catalogue import CatalogueError, load_catalogue
+from ansible_collections.cordon.agent_host.plugins.plugin_utils._catalogue import load_catalogue
+from ansible_collections.cordon.agent_host.plugins.plugin_utils._filter_errors import filter_errors
 
 
 def apparmor_packages(agents: list[dict[str, Any]]) -> list[str]:
-    """List the packages; KeyError means that the manifest was not resolved."""
-    try:
+    """List the packages."""
+    with filter_errors("apparmor_packages"):
         return _apparmor_render.packages(agents, load_catalogue())
-    except (KeyError, TypeError) as error:
-        raise AnsibleFilterError(
-            f"apparmor_packages: {error!r}: pass the manifest through cordon.agent_host.agents first"
-        ) from error
-    except (Refused, CatalogueError) as error:
-        raise AnsibleFilterError(f"apparmor_packages: {error}") from error
 
 
 class FilterModule:

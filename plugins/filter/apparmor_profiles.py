@@ -39,24 +39,16 @@ _value:
 
 from typing import Any, Callable
 
-from ansible.errors import AnsibleFilterError
-
 from ansible_collections.cordon.agent_host.plugins.module_utils import _apparmor_render
-from ansible_collections.cordon.agent_host.plugins.module_utils._apparmor_rules import Refused
-from ansible_collections.cordon.agent_host.plugins.plugin_utils._catalogue import CatalogueError, load_catalogue
+from ansible_collections.cordon.agent_host.plugins.plugin_utils._catalogue import load_catalogue
+from ansible_collections.cordon.agent_host.plugins.plugin_utils._filter_errors import filter_errors
 
 
 def apparmor_profiles(agents: list[dict[str, Any]], abi: str = "3.0") -> list[dict[str, str]]:
-    """Render all profiles; KeyError means that the manifest was not resolved."""
-    try:
+    """Render all profiles."""
+    with filter_errors("apparmor_profiles"):
         catalogue = load_catalogue()
         return [profile for agent in agents for profile in _apparmor_render.profiles(agent, catalogue, abi)]
-    except (KeyError, TypeError) as error:
-        raise AnsibleFilterError(
-            f"apparmor_profiles: {error!r}: pass the manifest through cordon.agent_host.agents first"
-        ) from error
-    except (Refused, CatalogueError) as error:
-        raise AnsibleFilterError(f"apparmor_profiles: {error}") from error
 
 
 class FilterModule:

@@ -33,21 +33,14 @@ _value:
 
 from typing import Any
 
-from ansible.errors import AnsibleFilterError
-
 from ansible_collections.cordon.agent_host.plugins.module_utils import _nftables_ruleset
+from ansible_collections.cordon.agent_host.plugins.plugin_utils._filter_errors import filter_errors
 
 
 def firewall_ruleset(agents: list[dict[str, Any]]) -> dict[str, Any]:
-    """Render for nftables_table; KeyError means that the manifest was not resolved."""
-    try:
+    """Render for nftables_table."""
+    with filter_errors("firewall_ruleset"):
         return {"content": _nftables_ruleset.body(agents), "users": _nftables_ruleset.users(agents)}
-    except (KeyError, TypeError) as error:
-        raise AnsibleFilterError(
-            f"firewall_ruleset: {error!r} is missing: pass the manifest through cordon.agent_host.agents first"
-        ) from error
-    except ValueError as error:
-        raise AnsibleFilterError(f"firewall_ruleset: {error}") from error
 
 
 class FilterModule:

@@ -14,6 +14,7 @@ Usage: run_stages.py [STAGE...]      Standard library only, Python 3.9+.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,6 +29,9 @@ ROOT = Path(__file__).resolve().parents[2]
 LOGS = ROOT / "build" / "logs"
 SKIPPED = 77
 TAIL = 60
+# What pytest, Ansible and the linters write where something went wrong; a guest that is ended writes after them.
+TELLING = re.compile(r"(?:FAILED|ERROR) \S+::|E {3,}\S|fatal: \[|.*: error: |failed: ")
+MOST_TELLING = 15
 GRACE = 60  # seconds that an ended stage has for its own tidying (containers, guests)
 
 
@@ -129,7 +133,7 @@ class Runner:
             return "passed", ""
         if code == SKIPPED:
             return "skipped", last_line(log)
-        return "failed", f"exit {code}: {last_line(log)}"
+        return "failed", f"exit {code}: {(telling(log) or [last_line(log)])[-1]}"
 
     def lane(self, stages: Sequence[Stage]) -> None:
         for stage in stages:
@@ -176,6 +180,12 @@ def last_line(log: Path) -> str:
     return lines[-1] if lines else "no output"
 
 
+def telling(log: Path) -> list[str]:
+    """The lines of a failed stage's log that say what went wrong, each once, the last MOST_TELLING of them."""
+    lines = log.read_text(errors="replace").splitlines()
+    return list(dict.fromkeys(line.strip() for line in lines if TELLING.match(line)))[-MOST_TELLING:]
+
+
 def show_tail(log: Path) -> None:
     """The end of a failed stage's log, indented so that no line of it passes for our own summary."""
     print(f"  --- the end of {log.relative_to(ROOT)}")
@@ -190,6 +200,11 @@ def summary(outcomes: Sequence[Outcome], wall: float) -> str:
     rows += [
         f"  {each.name:{width}}  {each.seconds:7.0f}  {each.word}{': ' + each.reason[:160] if each.reason else ''}"
         for each in outcomes
+    ]
+    rows += [
+        f"  | {each.name}: {line[:200]}"
+        for each in outcomes if each.word == "failed"
+        for line in telling(LOGS / f"{each.name}.log")
     ]
     count = {word: sum(each.word == word for each in outcomes) for word in ("passed", "failed", "skipped")}
     minutes, seconds = divmod(round(wall), 60)

@@ -58,6 +58,16 @@ def test_a_failure_does_not_stop_the_others_but_fails_the_whole(
     assert out.splitlines()[-1] == "2 passed, 1 failed, 0 skipped"
 
 
+def test_what_went_wrong_stands_in_the_summary_though_other_lines_came_after_it(
+    runner: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = "echo 'FAILED tests/test_a.py::test_b - assert 1'; seq 100; echo tidied up; exit 1"
+    assert run(runner, ("a", said, 5)) == 1
+    table = capsys.readouterr().out.partition("seconds  result")[2]
+    assert "exit 1: FAILED tests/test_a.py::test_b - assert 1" in table
+    assert "| a: FAILED tests/test_a.py::test_b - assert 1" in table
+
+
 def test_a_skipped_stage_says_why_and_does_not_fail(
     runner: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
