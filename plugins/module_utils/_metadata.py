@@ -92,3 +92,14 @@ def endpoint_of(cidr: str) -> str | None:
         if network.version == wanted.version and wanted.subnet_of(network):  # type: ignore[arg-type]
             return str(network)
     return None
+
+
+def name_of(name: str) -> str | None:
+    """Return the name of ``NAMES`` that this one is or stands below, or None. Lower case, no dot at the end."""
+    labels = name.split(".")
+    for start in range(len(labels)):
+        candidate = ".".join(labels[start:])
+        # A single label is a name of its own: metadata.example.org has nothing to do with "metadata".
+        if candidate in NAMES and (start == 0 or "." in candidate):
+            return candidate
+    return None
