@@ -9,9 +9,9 @@ drop-in.  Nothing but the command differs between them, so there is no second do
 
 from __future__ import annotations
 
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
-from . import _ssh
+from . import _egress, _ssh
 
 CONFIG = "/etc/cordon"
 LIBRARY = "/usr/lib/cordon"
@@ -34,9 +34,10 @@ DAEMON_SOCKETS = (
     "/run/podman",
     "/run/snapd.socket",
     "/run/systemd/private",
-    "/run/systemd/resolve",
     "/run/user",
 )
+# systemd-resolved's sockets, and on many hosts the file that /etc/resolv.conf is a link to.
+RESOLVED = "/run/systemd/resolve"
 
 _SANDBOX = """\
 # systemd's own sandbox: a second layer beside AppArmor (systemd.exec(5)).
@@ -141,9 +142,43 @@ def _git(agent: Dict[str, Any]) -> Dict[str, str]:
     return found if secrets else {"GIT_CONFIG_GLOBAL": found["GIT_CONFIG_GLOBAL"]}
 
 
-def _identity(agent: Dict[str, Any], apparmor: bool) -> List[str]:
+def _named(agent: Dict[str, Any]) -> bool:
+    """Whether the agent may reach something by its name."""
+    return _egress.needs_proxy(agent) or _egress.needs_resolver(agent)
+
+
+def _services(agent: Dict[str, Any]) -> str:
+    """What stands between the agent and the network, as Requires= and After= name it. The proxy asks the resolver."""
+    wanted = ["cordon-proxy.service"] * _egress.needs_proxy(agent) + ["cordon-resolver.service"] * _named(agent)
+    return " ".join(["cordon-firewall.service", *wanted])
+
+
+def resolv_conf(address: str) -> str:
+    """What the agent has for /etc/resolv.conf: nobody but the resolver on its own address.
+
+    An agent that may not ask it is refused there at once, where the host's own server would be silence (resolv.conf(5):
+    one attempt of two seconds for each server).
+    """
+    return f"# Rendered by cordon.agent_host.\nnameserver {address}\noptions edns0 timeout:2 attempts:1\n"
+
+
+def _resolving(agent: Dict[str, Any]) -> List[str]:
+    """Keeps systemd-resolved out of reach, and gives an agent with names its own resolv.conf.
+
+    systemd follows a link at the destination of a bind mount, to /run/systemd/resolve/stub-resolv.conf say (systemd
+    issue 32366). An inaccessible directory there would swallow the file; and a bind mount on resolved's own file ends
+    when resolved puts a new one in its place (issue 17155). Both are avoided by an empty, read-only directory of the
+    unit's own, in which systemd makes the mount point (systemd.exec(5), TemporaryFileSystem=).
+    """
+    if not _named(agent):
+        return [f"InaccessiblePaths=-{RESOLVED}"]
+    return [f"TemporaryFileSystem={RESOLVED}:ro,mode=0755,nosuid,nodev,noexec",
+            f"BindReadOnlyPaths={CONFIG}/agents/{agent['name']}.resolv:/etc/resolv.conf"]
+
+
+def _identity(agent: Dict[str, Any], apparmor: bool, network: Dict[str, str]) -> List[str]:
     home = agent["home"]
-    environment = {"HOME": home, "PATH": "/usr/local/bin:/usr/bin:/bin", **_git(agent), **agent["environment"]}
+    environment = {"HOME": home, "PATH": "/usr/local/bin:/usr/bin:/bin", **_git(agent), **network, **agent["environment"]}
     environment["CORDON_LABEL"] = label(agent) if apparmor else "unenforced"
     return [
         f"User={agent['user']}",
@@ -156,20 +191,25 @@ def _identity(agent: Dict[str, Any], apparmor: bool) -> List[str]:
     ]
 
 
-def confinement(agent: Dict[str, Any], apparmor: bool = True) -> str:
-    """The drop-in that the agent's service and its sessions share; without apparmor where the kernel has none."""
-    name = agent["name"]
+def confinement(agent: Dict[str, Any], apparmor: bool = True, address: Optional[str] = None, ca: bool = False) -> str:
+    """The drop-in that the agent's service and its sessions share; without apparmor where the kernel has none.
+
+    address: the agent's loopback address, where its proxy listens (_egress.addresses()). ca: it trusts a CA of the
+    operator's, beside the system's.
+    """
+    name, services = agent["name"], _services(agent)
+    network = _egress.proxy_environment(agent, address or _egress.address(name), ca)
     lines = [
         f"# Confinement of agent {name}: one definition for its service and its sessions.",
         "# Rendered by cordon.agent_host from the manifest; edits are undone by the next run.",
         "[Unit]",
         # BindsTo: no vault, no session; the vault closes after the last one (StopWhenUnneeded= there).
         f"BindsTo=cordon-vault@{name}.service",
-        "Requires=cordon-firewall.service",
-        f"After=cordon-vault@{name}.service cordon-firewall.service cordon-events.service apparmor.service",
+        f"Requires={services}",
+        f"After=cordon-vault@{name}.service {services} cordon-events.service apparmor.service",
         "",
         "[Service]",
-        *_identity(agent, apparmor),
+        *_identity(agent, apparmor, network),
         # '+': as root and outside the sandbox, because it reads what the agent must not see.
         f"ExecStartPre=+{LIBRARY}/preflight {name}",
         "",
@@ -179,6 +219,7 @@ def confinement(agent: Dict[str, Any], apparmor: bool = True) -> str:
         *[f"ReadWritePaths=-{path}" for path in agent["workspace"]["read_write"]],
         *[f"ReadOnlyPaths=-{path}" for path in agent["workspace"]["read_only"] + agent["programs"]],
         *[f"InaccessiblePaths=-{path}" for path in DAEMON_SOCKETS],
+        *_resolving(agent),
     ]
     return "\n".join(lines) + "\n"
 
@@ -215,8 +256,9 @@ TasksMax={limits["tasks"]}
 """
 
 
-def files(agents: List[Dict[str, Any]], apparmor: bool = True) -> Dict[str, List[Dict[str, str]]]:
+def files(agents: List[Dict[str, Any]], apparmor: bool = True, ca: bool = False) -> Dict[str, List[Dict[str, str]]]:
     """Users of all agents as agent_users takes them; directories, files and links as managed_files does."""
+    addresses = _egress.addresses(agents)
     directories: List[Dict[str, str]] = []
     contents: List[Dict[str, str]] = []
     links: List[Dict[str, str]] = []
@@ -238,10 +280,12 @@ def files(agents: List[Dict[str, Any]], apparmor: bool = True) -> Dict[str, List
             {"path": session, "mode": "0755"},
         ]
         contents += [
-            {"path": shared, "content": confinement(agent, apparmor)},
+            {"path": shared, "content": confinement(agent, apparmor, addresses[name], ca)},
             {"path": f"{service}/60-command.conf", "content": command(agent)},
             {"path": f"{UNITS}/cordon-{name}.slice", "content": slice_unit(agent)},
         ]
+        if _named(agent):
+            contents.append({"path": f"{CONFIG}/agents/{name}.resolv", "content": resolv_conf(addresses[name])})
         links += [{"path": f"{unit}/50-confinement.conf", "target": shared} for unit in (service, session)]
     if any("ssh" in agent["tools"] for agent in agents):
         contents.append({"path": _ssh.CLIENT_CONFIG, "content": _ssh.client_config(agents)})

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.cordon.agent_host.plugins.filter.agents import FilterModule
-from ansible_collections.cordon.agent_host.plugins.module_utils import _units
+from ansible_collections.cordon.agent_host.plugins.module_utils import _egress, _units
 
 resolve = FilterModule().filters()["agents"]
 
@@ -144,6 +144,73 @@ def test_ssh_finds_its_keys_in_the_vault_and_notes_hosts_where_the_agent_may_wri
 
 def test_without_ssh_nothing_is_said_to_ssh():
     assert not [file for file in _units.files([agent()])["files"] if "/etc/ssh" in file["path"]]
+
+
+HTTPS = {"name": "api.example.org", "port": 443, "protocol": "https", "log": True, "inspect": False, "networks": []}
+SSH = {"name": "git.example.org", "port": 22, "protocol": "tcp", "log": True, "inspect": False, "networks": []}
+CIDR = {"cidr": "10.20.0.0/24", "port": 5432, "protocol": "tcp", "log": True}
+
+
+def reaching(*egress):
+    """A resolved agent with this egress."""
+    return {**agent(), "egress": list(egress)}
+
+
+@pytest.mark.parametrize(("egress", "services"), [
+    ([], "cordon-firewall.service"),
+    ([CIDR], "cordon-firewall.service"),
+    # The proxy asks the resolver, so both stand in for one that only has https names.
+    ([HTTPS], "cordon-firewall.service cordon-proxy.service cordon-resolver.service"),
+    ([SSH], "cordon-firewall.service cordon-resolver.service"),
+    ([SSH, HTTPS, CIDR], "cordon-firewall.service cordon-proxy.service cordon-resolver.service"),
+])
+def test_what_serves_its_names_runs_before_the_agent(egress, services):
+    text = _units.confinement(reaching(*egress))
+    assert setting(text, "Requires") == [services]
+    assert setting(text, "After") == [f"cordon-vault@scout.service {services} cordon-events.service apparmor.service"]
+
+
+@pytest.mark.parametrize("egress", [[], [CIDR]])
+def test_an_agent_without_names_keeps_the_hosts_resolv_conf_and_has_no_proxy(egress):
+    text = _units.confinement(reaching(*egress))
+    assert "-/run/systemd/resolve" in setting(text, "InaccessiblePaths")
+    assert setting(text, "BindReadOnlyPaths") == [] and setting(text, "TemporaryFileSystem") == []
+    assert not [line for line in setting(text, "Environment") if "proxy" in line.lower()]
+    assert not [file for file in _units.files([reaching(*egress)])["files"] if file["path"].endswith(".resolv")]
+
+
+@pytest.mark.parametrize("egress", [[HTTPS], [SSH]])
+def test_an_agent_with_names_has_its_own_resolv_conf(egress):
+    """Also where it may not ask: a port that refuses at once is no hang."""
+    scout = reaching(*egress)
+    text = _units.confinement(scout)
+    assert setting(text, "BindReadOnlyPaths") == ["/etc/cordon/agents/scout.resolv:/etc/resolv.conf"]
+    # The link's target would lie below an inaccessible directory, and the bind mount would be dropped with it.
+    assert not [path for path in setting(text, "InaccessiblePaths") if path.endswith("/run/systemd/resolve")]
+    assert setting(text, "TemporaryFileSystem")[0].startswith("/run/systemd/resolve:ro,")
+    files = {file["path"]: file["content"] for file in _units.files([scout])["files"]}
+    assert files["/etc/cordon/agents/scout.resolv"].splitlines()[1:] == [
+        f"nameserver {_egress.address('scout')}", "options edns0 timeout:2 attempts:1"]
+
+
+def test_programs_are_told_of_the_proxy_on_the_agents_own_address():
+    listed = [reaching(HTTPS), {**reaching(SSH, HTTPS), "name": "scribe"}]
+    files = {file["path"]: file["content"] for file in _units.files(listed)["files"]}
+    for name, address in _egress.addresses(listed).items():
+        environment = setting(files[f"/etc/cordon/agents/{name}.conf"], "Environment")
+        assert f'"https_proxy=http://{address}:3128"' in environment
+
+
+def test_what_the_manifest_sets_itself_wins():
+    scout = {**reaching(HTTPS), "environment": {"NO_PROXY": "*"}}
+    environment = setting(_units.confinement(scout), "Environment")
+    assert '"NO_PROXY=*"' in environment and len([one for one in environment if one.startswith('"NO_PROXY=')]) == 1
+
+
+@pytest.mark.parametrize(("ca", "trusted"), [(False, 0), (True, 1)])
+def test_a_ca_of_the_operators_is_trusted_only_where_there_is_one(ca, trusted):
+    environment = setting(_units.confinement(reaching(HTTPS), ca=ca), "Environment")
+    assert environment.count(f'"SSL_CERT_FILE={_egress.CA_BUNDLE}"') == trusted
 
 
 CREDENTIAL = Path(__file__).parents[3] / "roles" / "agent" / "files" / "git-credential"
