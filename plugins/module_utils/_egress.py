@@ -158,6 +158,12 @@ def private(text: str) -> bool:
     return any(parsed in network for network in (_V4 if parsed.version == 4 else _V6))
 
 
+def private_network(cidr: str) -> bool:
+    """Whether all of this network is private, so that an entry's networks have to grant it."""
+    network = ipaddress.ip_network(cidr)
+    return any(network.subnet_of(other) for other in (_V4 if network.version == 4 else _V6))  # type: ignore[arg-type]
+
+
 def refusal(text: str, networks: Iterable[str] = ()) -> Optional[str]:
     """Why a name may not lead to this address; None where it may. networks: those that its entry grants."""
     parsed = _parsed(text)

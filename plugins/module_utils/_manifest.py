@@ -10,9 +10,9 @@ docs/manifest.md.
 
 from __future__ import annotations
 
-from typing import Any, Collection, Dict, List, Mapping
+from typing import Any, Collection, Dict, List, Mapping, Tuple
 
-from ._manifest_network import read_cidr
+from ._manifest_network import read_cidr, read_host, read_private_network
 from ._manifest_place import Place, near, show
 from ._manifest_refused import NOT_YET
 from ._manifest_values import (
@@ -21,6 +21,7 @@ from ._manifest_values import (
     MODES,
     NAME,
     PROTOCOLS,
+    PROTOCOLS_BY_NAME,
     UNCONFINED,
     Reader,
     choice,
@@ -62,8 +63,9 @@ DEFAULTS: Dict[str, Any] = {
     "secrets[].broker": None,
     "egress": [],
     "egress[].port": 443,
-    "egress[].protocol": "tcp",
     "egress[].log": True,
+    "egress[].inspect": False,
+    "egress[].networks": [],
     "critical_apis": [],
     "limits": {},
     "limits.cpu": "200%",
@@ -83,6 +85,8 @@ DEFAULTS: Dict[str, Any] = {
 
 #: `protocol: ssh` is written for people: it is tcp, and only its default port differs.
 SSH_PORT = 22
+HTTPS_PORT = 443
+DESTINATIONS = 16384  # of one agent; ten thousand are resolved and rendered within two seconds
 
 USER_PREFIX = "agent-"
 HOMES = "/srv/agents"
@@ -140,7 +144,7 @@ def _agent(value: Any, place: Place, tools: Mapping[str, bool]) -> Dict[str, Any
         "denied": list_of(read_path, str),
         "inner_sandbox": choice(INNER_SANDBOX),
         "secrets": list_of(_record({**SECRET, "tools": _tools(tools)}), lambda secret: secret["name"]),
-        "egress": list_of(_egress, lambda entry: (entry["cidr"], entry["port"], entry["protocol"])),
+        "egress": list_of(_egress, _destination, DESTINATIONS),
         "critical_apis": list_of(read_text),
         "limits": _record(LIMITS),
         "monitoring": _record({"silence": read_silence, "unconfined": choice(UNCONFINED)}),
@@ -207,11 +211,19 @@ LIMITS: Dict[str, Reader[Any]] = {
     "gpu": read_flag,
     "devices": list_of(read_device, str),
 }
-EGRESS: Dict[str, Reader[Any]] = {
+BY_CIDR: Dict[str, Reader[Any]] = {
     "cidr": read_cidr,
     "port": read_port,
     "protocol": choice(PROTOCOLS),
     "log": read_flag,
+}
+BY_NAME: Dict[str, Reader[Any]] = {
+    "name": read_host,
+    "port": read_port,
+    "protocol": choice(PROTOCOLS_BY_NAME),
+    "log": read_flag,
+    "inspect": read_flag,
+    "networks": list_of(read_private_network, str),
 }
 
 
@@ -270,23 +282,48 @@ MANDATORY: Dict[str, str] = {
     "name": "every agent has a name, e.g. autopilot",
     "command": "write what the agent runs, [/absolute/path/to/program, argument, ...]",
     "secrets[].name": "write the secret's name; its value stays in the operator's secret store",
-    "egress[].cidr": "write where to, e.g. {cidr: 10.20.0.0/24, port: 5432}",
+    "egress[].cidr": "write where to, e.g. {name: api.example.org} or {cidr: 10.20.0.0/24, port: 5432}",
 }
 
 
 def _egress(value: Any, place: Place) -> Dict[str, Any]:
     """One allowed destination. Exactly one of cidr and name says where; ssh becomes tcp."""
     if not isinstance(value, dict):
-        return _record(EGRESS)(value, place)
+        return _record(BY_CIDR)(value, place)
     if "name" in value and "cidr" in value:
         place.refuse("it has both cidr and name", "write one entry for each")
+        return _record({**BY_CIDR, **BY_NAME})(_with_protocol(value), place)
+    if "name" not in value:
+        return _record(BY_CIDR)(_without_names_keys(_with_protocol(value), place), place)
+    entry = _record(BY_NAME)(_with_protocol(value), place)
+    if entry["inspect"] and entry["protocol"] in ("tcp", "udp"):
+        place.member("inspect").refuse(
+            f"only https can be inspected, and the protocol is {entry['protocol']}",
+            "write protocol: https, or leave inspect out",
+        )
+    return entry
+
+
+def _with_protocol(value: Dict[Any, Any]) -> Dict[Any, Any]:
     if value.get("protocol") == "ssh":
-        value = {"port": SSH_PORT, **value, "protocol": "tcp"}
-    # By name there is no cidr to miss: NOT_YET refuses the name itself.
-    wanted = {
-        key: reader for key, reader in EGRESS.items() if key != "cidr" or key in value or "name" not in value
-    }
-    return _record(wanted)(value, place)
+        return {"port": SSH_PORT, **value, "protocol": "tcp"}
+    by_proxy = "name" in value and value.get("port", HTTPS_PORT) == HTTPS_PORT
+    return {"protocol": "https" if by_proxy else "tcp", **value}
+
+
+def _without_names_keys(value: Dict[Any, Any], place: Place) -> Dict[Any, Any]:
+    """Say what a key is for that only a name can have, instead of that it is unknown."""
+    for key in sorted((set(BY_NAME) - set(BY_CIDR)).intersection(value)):
+        place.member(key).refuse("it is for names, and this entry has a cidr", "leave it out, or write name")
+    if value["protocol"] == "https":
+        place.member("protocol").refuse("https is for names, and this entry has a cidr", "write tcp")
+        value = {**value, "protocol": "tcp"}
+    return {key: item for key, item in value.items() if key in BY_CIDR or key not in BY_NAME}
+
+
+def _destination(entry: Dict[str, Any]) -> Tuple[Any, ...]:
+    """What makes two entries one: the way to a name does not count, since one name cannot have two."""
+    return entry.get("cidr"), entry.get("name"), entry["port"], entry["protocol"] == "udp"
 
 
 def _tools(known: Collection[str]) -> Reader[List[str]]:

@@ -137,16 +137,12 @@ DEVICES: Refusals = (
 #: What the schema describes and this release cannot deliver, by its place below one agent: refused, never
 #: half done. (why, what to write instead)
 NOT_YET: Dict[str, Tuple[str, str]] = {
-    "egress[].name": (
-        "names need the egress proxy and resolver, which this release does not have",
-        "write the service's addresses, {cidr: 203.0.113.0/24, port: 443}",
-    ),
     "critical_apis": (
-        "answers can be watched only by the egress proxy, which this release does not have",
-        "leave it out, and let the agent report failures itself",
+        "nobody is woken by an API's answers yet",
+        "leave it out; with inspect: true the event log has the status of each answer",
     ),
     "secrets[].broker": (
-        "only the egress proxy can add a secret to a request, and this release does not have it",
+        "the egress proxy does not add secrets to requests yet",
         "leave it out; the agent then reads the secret from its ~/.vault",
     ),
 }

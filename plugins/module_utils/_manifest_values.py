@@ -48,8 +48,10 @@ SECONDS = {"m": 60, "h": 3600, "d": 86400}
 SILENCE = (300, 30 * 86400)  # seconds; shorter alarms at every pause, longer is no dead man's switch
 TASKS = 4194304  # the kernel's PID_MAX_LIMIT
 PORTS = 65535
+SEVERAL = re.compile(r"[0-9]+ ?[-:,].*")  # "8000-8100", "80, 443"
 
 PROTOCOLS = ("tcp", "udp", "ssh")
+PROTOCOLS_BY_NAME = ("https", *PROTOCOLS)
 MODES = ("burn_in", "enforce")
 INNER_SANDBOX = ("deny", "allow")
 UNCONFINED = ("stop", "alert")
@@ -235,6 +237,9 @@ def _is_variable(name: Any, place: Place) -> bool:
 
 def read_port(value: Any, place: Place) -> int:
     """A port number. Digits in quotes are refused: one form, so that editors, filter and firewall agree."""
+    if isinstance(value, (list, tuple)) or (isinstance(value, str) and SEVERAL.fullmatch(value)):
+        place.refuse(f"{show(value)} is not a port", "write one entry for each port")
+        return 0
     return _number(value, place, PORTS, "a port")
 
 

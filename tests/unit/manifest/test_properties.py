@@ -23,7 +23,8 @@ SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.dat
 KEYS = st.one_of(
     st.sampled_from(
         ["name", "user", "home", "command", "tools", "environment", "workspace", "path", "read_only", "secrets"]
-        + ["broker", "egress", "cidr", "port", "protocol", "log", "critical_apis", "limits", "cpu", "memory", "tasks"]
+        + ["broker", "egress", "cidr", "inspect", "networks"]
+        + ["port", "protocol", "log", "critical_apis", "limits", "cpu", "memory", "tasks"]
         + ["gpu", "devices", "monitoring", "silence", "mode", "read_write", "execute", "programs", "denied", "inner_sandbox"]
         + ["burn_in", "days", "active_days", "replay", "unconfined"]
     ),
@@ -34,8 +35,10 @@ ANYTHING = st.recursive(
     lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(KEYS, inner, max_size=6)),
     max_leaves=25,
 )
-EGRESS = st.fixed_dictionaries(
-    {"cidr": TEXT}, optional={"port": SCALARS, "protocol": TEXT, "log": SCALARS, "name": TEXT}
+HOSTS = st.one_of(TEXT, st.from_regex(r"(\*\.)?[a-zA-Z0-9*_-]{1,5}(\.[a-zA-Z0-9_-]{1,5}){1,3}\.?", fullmatch=True))
+EGRESS = st.one_of(
+    st.fixed_dictionaries({"cidr": TEXT}, optional={"port": SCALARS, "protocol": TEXT, "log": SCALARS, "name": TEXT}),
+    st.fixed_dictionaries({"name": HOSTS}, optional={"port": SCALARS, "protocol": TEXT, "networks": st.lists(TEXT, max_size=2)}),
 )
 #: Mappings with the right keys, whose values are now and then right too.
 AGENTS = st.fixed_dictionaries(

@@ -42,8 +42,9 @@ def resolved_keys(value: dict[str, Any], above: str = "") -> Iterator[str]:
         yield above + key
         if isinstance(member, dict) and key != "environment":
             yield from resolved_keys(member, f"{above}{key}.")
-        if isinstance(member, list) and member and isinstance(member[0], dict):
-            yield from resolved_keys(member[0], f"{above}{key}[].")
+        for item in member if isinstance(member, list) else []:
+            if isinstance(item, dict):
+                yield from resolved_keys(item, f"{above}{key}[].")
 
 
 def rows() -> dict[str, list[str]]:
@@ -61,7 +62,7 @@ def test_the_schema_has_the_defaults_of_the_code() -> None:
 
 
 def test_the_schema_has_every_key_that_the_filter_returns_and_those_to_come() -> None:
-    (agent,) = resolve([{**SMALLEST, "secrets": [{"name": "a"}], "egress": [{"cidr": "192.0.2.1"}]}])
+    (agent,) = resolve([{**SMALLEST, "secrets": [{"name": "a"}], "egress": [{"cidr": "192.0.2.1"}, {"name": "a.org"}]}])
     assert set(KEYS) == set(resolved_keys(agent)) | set(refused.NOT_YET)
 
 
