@@ -17,10 +17,21 @@ options:
     type: list
     elements: dict
     required: true
+  services:
+    description:
+      - Where the egress proxy and the resolver send to. A manifest without names needs neither.
+      - C(upstream_proxy) is V(null), or the C(address) and C(port) of the proxy that leads outside.
+      - C(dns_servers) is the list of addresses that the resolver asks.
+    type: dict
+    default: {}
 """
 
 EXAMPLES = r"""
 ruleset: "{{ agent_host_agents | cordon.agent_host.agents | cordon.agent_host.firewall_ruleset }}"
+
+ruleset_with_names: >-
+  {{ agent_host_agents | cordon.agent_host.agents
+     | cordon.agent_host.firewall_ruleset(services={'upstream_proxy': none, 'dns_servers': ['192.0.2.53']}) }}
 """
 
 RETURN = r"""
@@ -37,10 +48,10 @@ from ansible_collections.cordon.agent_host.plugins.module_utils import _nftables
 from ansible_collections.cordon.agent_host.plugins.plugin_utils._filter_errors import filter_errors
 
 
-def firewall_ruleset(agents: list[dict[str, Any]]) -> dict[str, Any]:
+def firewall_ruleset(agents: list[dict[str, Any]], services: dict[str, Any] | None = None) -> dict[str, Any]:
     """Render for nftables_table."""
     with filter_errors("firewall_ruleset"):
-        return {"content": _nftables_ruleset.body(agents), "users": _nftables_ruleset.users(agents)}
+        return {"content": _nftables_ruleset.body(agents, services), "users": _nftables_ruleset.users(agents)}
 
 
 class FilterModule:

@@ -6,13 +6,17 @@
 Pure: agents in, text out. The way of a packet is drawn in docs/firewall.md. Users appear as variables
 (``$uid_autopilot``), because their numbers are known on the target only: the module defines them.
 
+Names are no business of a packet filter: the resolver puts the addresses behind them into sets whose elements expire.
+What the proxy and the resolver themselves may send is in chains like an agent's.
+
 Statement syntax: nft(8) of nftables 1.0.2 (Ubuntu 22.04) and later.
 """
 from __future__ import annotations
 
 import ipaddress
-from typing import Any, Dict, Iterable, List, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
 
+from . import _egress
 from ._metadata import NETWORKS
 
 # Each agent has its own limits, so that one that floods cannot hide what another does. The counter in front of the
@@ -22,10 +26,15 @@ ALLOWED_LOGS = "limit rate 20/second burst 100 packets"
 
 PROTOCOLS = ("tcp", "udp")
 
+# Elements of one set of answers: what the kernel keeps for it stays below ten megabytes.
+NAMED_SIZE = 65535
+
 
 def users(agents: Iterable[Dict[str, Any]]) -> Dict[str, str]:
     """Which user each variable of the text stands for: {"uid_autopilot": "agent-autopilot"}."""
-    return {variable(agent["name"]): agent["user"] for agent in agents}
+    listed = list(agents)
+    found = {variable(agent["name"]): agent["user"] for agent in listed}
+    return {**found, **{variable(name): _egress.USERS[name] for name in _egress.services(listed)}}
 
 
 def variable(name: str) -> str:
@@ -33,16 +42,26 @@ def variable(name: str) -> str:
     return f"uid_{name}"
 
 
-def body(agents: Iterable[Dict[str, Any]]) -> str:
-    """What stands between the braces of ``table inet cordon``; always the same text for the same manifest."""
+def body(agents: Iterable[Dict[str, Any]], services: Optional[Mapping[str, Any]] = None) -> str:
+    """What stands between the braces of ``table inet cordon``; always the same text for the same manifest.
+
+    services: {"upstream_proxy": None or {"address": "192.0.2.8", "port": 8080}, "dns_servers": ["192.0.2.53"]}, where
+    the proxy and the resolver send to. A host without a name in its manifest has neither.
+    """
     ordered = sorted(agents, key=lambda agent: agent["name"])
+    helpers = _egress.services(ordered)
+    listeners = _egress.addresses(ordered) if helpers else {}
     blocks = [*_metadata_sets()]
     for agent in ordered:
         blocks += [*_allowed_sets(agent), *_counters(agent["name"])]
+        blocks += _named_sets(agent["name"]) if _egress.needs_resolver(agent) else []
+    for name in helpers:
+        blocks += [*_counters(name), *(_named_sets(name) if name == _egress.PROXY else [])]
     blocks.append(_refuse())
     for agent in ordered:
-        blocks += [*_verdicts(agent["name"]), _egress(agent)]
-    blocks += [_agents_map(ordered), _output()]
+        blocks += [*_verdicts(agent["name"]), *_named_chain(agent), _way(agent, listeners.get(agent["name"]))]
+    blocks += _service_chains(ordered, helpers, services or {}) if helpers else []
+    blocks += [_agents_map([*(agent["name"] for agent in ordered), *helpers]), _output()]
     return "\n".join(blocks)
 
 
@@ -53,6 +72,8 @@ def destinations(egress: Iterable[Dict[str, Any]], version: int, log: bool) -> L
     """
     networks: Dict[Tuple[str, int], List[Any]] = {}
     for entry in egress:
+        if "name" in entry:
+            continue
         network = ipaddress.ip_network(entry["cidr"])
         if entry["protocol"] not in PROTOCOLS:
             raise ValueError(f"protocol {entry['protocol']!r} is none of {', '.join(PROTOCOLS)}")
@@ -132,37 +153,168 @@ def _refuse() -> str:
 
 def _verdicts(name: str) -> List[str]:
     """The ends of an agent's way: metadata and denied count, log and refuse; allowed logs a new flow and accepts."""
-    ends = [_block("chain", f"{kind}_{name}", [
+    allowed = [f"ct state new {ALLOWED_LOGS} {_log(name, 'allowed')}", "accept"]
+    return [*_refusals(name), _block("chain", f"allowed_{name}", allowed)]
+
+
+def _refusals(name: str) -> List[str]:
+    return [_block("chain", f"{kind}_{name}", [
         f'counter name "{kind}_{name}"',
         f'{DENIED_LOGS} {_log(name, kind)}',
         "goto refuse",
     ]) for kind in ("metadata", "denied")]
-    ends.append(_block("chain", f"allowed_{name}", [f"ct state new {ALLOWED_LOGS} {_log(name, 'allowed')}", "accept"]))
-    return ends
 
 
 def _log(name: str, kind: str) -> str:
     return f'log prefix "cordon:{name}:{kind} " level info flags skuid'
 
 
-def _egress(agent: Dict[str, Any]) -> str:
+def _way(agent: Dict[str, Any], listener: Optional[str]) -> str:
+    """The chain of an agent. listener: its address of the proxy and the resolver, where this host has any."""
     name = agent["name"]
-    lines = [
+    lists = [(kind, version) for kind, log in _LISTS for version in (4, 6)
+             if destinations(agent["egress"], version, log)]
+    lines = _never(name)
+    if listener:
+        # Even where all of loopback is granted, nobody passes for the proxy or the resolver.
+        lines.append(f"ct direction reply ip saddr {_egress.LISTENERS} goto denied_{name}")
+    lines += [_match("answers", kind, version, name) for kind, version in lists]
+    # What else answers somebody who connected to the agent is a channel that nobody allowed.
+    lines.append(f"ct direction reply goto denied_{name}")
+    if listener:
+        lines += [*_listener(agent, listener), f"ip daddr {_egress.LISTENERS} goto denied_{name}"]
+    lines += [_match("requests", kind, version, name) for kind, version in lists]
+    if _egress.needs_resolver(agent):
+        lines += _named(name, _egress.direct_names(agent))
+    return _block("chain", f"egress_{name}", [*lines, f"goto denied_{name}"])
+
+
+def _never(name: str) -> List[str]:
+    return [
         f"ip daddr @metadata4 goto metadata_{name}",
         f"ip6 daddr @metadata6 goto metadata_{name}",
         # Source routing: the header names an allowed first hop, the option names where it really goes.
         f"ip hdrlength > 5 goto denied_{name}",
         f"exthdr rt exists goto denied_{name}",
     ]
-    for side in ("answers", "requests"):
-        for kind, log in _LISTS:
-            for version in (4, 6):
-                if destinations(agent["egress"], version, log):
-                    lines.append(_match(side, kind, version, name))
-        if side == "answers":
-            # What else answers somebody who connected to the agent is a channel that nobody allowed.
-            lines.append(f"ct direction reply goto denied_{name}")
-    return _block("chain", f"egress_{name}", [*lines, f"goto denied_{name}"])
+
+
+def _listener(agent: Dict[str, Any], listener: str) -> List[str]:
+    """An agent's way to its own proxy port and its own resolver port. They log; the kernel need not."""
+    lines = []
+    if _egress.needs_proxy(agent):
+        lines.append(f"ip daddr {listener} tcp dport {_egress.PROXY_PORT} accept")
+    if _egress.needs_resolver(agent):
+        lines.append(f"ip daddr {listener} {_dns('d')} accept")
+    return lines
+
+
+def _dns(side: str) -> str:
+    return f"meta l4proto {{ tcp, udp }} th {side}port {_egress.DNS_PORT}"
+
+
+def _named_sets(name: str) -> List[str]:
+    """Filled by the resolver: address, protocol and port, for as long as the answer holds."""
+    return [_block("set", found, [
+        f"type ipv{version}_addr . inet_proto . inet_service", f"size {NAMED_SIZE}", "flags timeout",
+    ]) for version, found in zip((4, 6), _egress.sets(name))]
+
+
+def _named(name: str, entries: List[Dict[str, Any]]) -> List[str]:
+    """What the resolver answered may be reached; what was reached so may go on when the answer has run out.
+
+    Only under the mark of this very list of names, and only once the other side has answered.
+    """
+    four, six = _egress.sets(name)
+    return [
+        f"ip daddr . meta l4proto . th dport @{four} goto named_{name}",
+        f"ip6 daddr . meta l4proto . th dport @{six} goto named_{name}",
+        f"ct mark {_mark(name, entries)} ct state established accept",
+    ]
+
+
+def _mark(name: str, entries: List[Dict[str, Any]]) -> str:
+    return f"0x{_egress.mark(name, entries):08x}"
+
+
+def _named_chain(agent: Dict[str, Any]) -> List[str]:
+    entries = _egress.direct_names(agent)
+    if not entries:
+        return []
+    name = agent["name"]
+    logged = [f"ct state new {ALLOWED_LOGS} {_log(name, 'allowed')}"] if any(entry["log"] for entry in entries) else []
+    return [_block("chain", f"named_{name}", [f"ct mark set {_mark(name, entries)}", *logged, "accept"])]
+
+
+def _service_chains(agents: List[Dict[str, Any]], helpers: List[str], services: Mapping[str, Any]) -> List[str]:
+    upstream, servers = _upstream(services.get("upstream_proxy")), _servers(services.get("dns_servers") or ())
+    if not upstream and not servers:
+        raise ValueError("the manifest grants names, and there is no DNS server to ask: name one in dns_servers")
+    blocks = []
+    for name in helpers:
+        blocks += _refusals(name)
+        blocks += _proxy(agents, upstream) if name == _egress.PROXY else [_resolver(servers)]
+    return blocks
+
+
+def _proxy(agents: List[Dict[str, Any]], upstream: List[str]) -> List[str]:
+    """What the proxy may send: answers to agents, questions to the resolver, and requests where the answers lead."""
+    name = _egress.PROXY
+    # The proxy's names are those of all agents: they change its mark, in whatever order the agents stand.
+    entries = [entry for agent in agents for entry in _egress.https_names(agent)]
+    chain = _block("chain", f"egress_{name}", [
+        *_never(name),
+        f"ct direction reply oif lo ip saddr {_egress.LISTENERS} tcp sport {_egress.PROXY_PORT} accept",
+        f"ct direction reply goto denied_{name}",
+        f"ip daddr {_egress.PROXY_LISTENS_TO} {_dns('d')} accept",
+        *(upstream or _named(name, entries)),
+        f"goto denied_{name}",
+    ])
+    # It has a log of its own, with names.
+    marked = [] if upstream else [_block("chain", f"named_{name}", [f"ct mark set {_mark(name, entries)}", "accept"])]
+    return [*marked, chain]
+
+
+def _upstream(upstream: Optional[Mapping[str, Any]]) -> List[str]:
+    if not upstream:
+        return []
+    if not isinstance(upstream, dict) or set(upstream) != {"address", "port"}:
+        raise ValueError("upstream_proxy is no mapping of address and port: write {address: 192.0.2.8, port: 8080}")
+    address, port = _address("upstream_proxy.address", upstream["address"]), upstream["port"]
+    if not isinstance(port, int) or not 1 <= port <= 65535:
+        raise ValueError(f"upstream_proxy.port: {port!r} is not a port: write 1 to 65535, without quotes")
+    return [f"{_family(address)} daddr {address} tcp dport {port} accept"]
+
+
+def _servers(texts: Iterable[str]) -> List[Any]:
+    # A zone (fe80::1%eth0) is no part of a packet's address.
+    found = {_address(f"dns_servers[{index}]", str(text).split("%", maxsplit=1)[0]) for index, text in enumerate(texts)}
+    return sorted(found, key=lambda address: (address.version, address))
+
+
+def _address(place: str, text: Any) -> Any:
+    try:
+        return ipaddress.ip_address(str(text))
+    except ValueError:
+        raise ValueError(f"{place}: {text!r} is not an address: write one, e.g. 192.0.2.53") from None
+
+
+def _family(address: Any) -> str:
+    return "ip" if address.version == 4 else "ip6"
+
+
+def _resolver(servers: List[Any]) -> str:
+    """What the resolver may send: answers to agents and the proxy, and questions to the servers of this host.
+
+    The servers come first: some clouds' are among the metadata addresses (Azure 168.63.129.16, Google 169.254.169.254).
+    """
+    name = _egress.RESOLVER
+    return _block("chain", f"egress_{name}", [
+        *(f"ct direction original {_family(server)} daddr {server} {_dns('d')} accept" for server in servers),
+        *_never(name),
+        f"ct direction reply oif lo ip saddr {_egress.LISTENERS} {_dns('s')} accept",
+        f"goto denied_{name}",
+    ])
 
 
 def _match(side: str, kind: str, version: int, name: str) -> str:
@@ -175,9 +327,9 @@ def _match(side: str, kind: str, version: int, name: str) -> str:
     return f"ct direction reply oif lo {family} saddr . meta l4proto . th sport @{kind}{version}_{name} accept"
 
 
-def _agents_map(agents: List[Dict[str, Any]]) -> str:
-    elements = ",\n\t\t\t".join(f"${variable(agent['name'])} : goto egress_{agent['name']}" for agent in agents)
-    lines = ["type uid : verdict"] + ([f"elements = {{\n\t\t\t{elements}\n\t\t}}"] if agents else [])
+def _agents_map(names: List[str]) -> str:
+    elements = ",\n\t\t\t".join(f"${variable(name)} : goto egress_{name}" for name in names)
+    lines = ["type uid : verdict"] + ([f"elements = {{\n\t\t\t{elements}\n\t\t}}"] if names else [])
     return _block("map", "agents", lines)
 
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.cordon.agent_host.plugins.filter.firewall_ruleset import firewall_ruleset
+from ansible_collections.cordon.agent_host.plugins.module_utils import _egress
 from ansible_collections.cordon.agent_host.plugins.module_utils._nftables_ruleset import body, destinations
 
 
@@ -83,7 +84,8 @@ def test_the_text_depends_neither_on_the_order_of_agents_nor_on_that_of_entries(
 
 def test_names_of_chains_and_sets_are_unique_whatever_agents_are_called():
     names = ["a", "a_allowed", "allowed_a", "denied", "metadata", "metadata4", "output", "refuse", "agents", "egress_a"]
-    text = body([agent(name, allow("10.0.0.0/8"), allow("::/0")) for name in names])
+    entries = allow("10.0.0.0/8"), allow("::/0"), name("x.org"), name("x.org", 22, "tcp")
+    text = body([agent(one, *entries) for one in names], SERVICES)
     for kind in ("chain", "set", "map", "counter"):
         found = re.findall(rf"^\t{kind} (\S+) ", text, re.M)
         assert len(found) == len(set(found))
@@ -104,6 +106,117 @@ def test_without_agents_the_table_stands_and_matches_nobody():
 def test_what_is_no_resolved_manifest_is_named(agents, said):
     with pytest.raises(AnsibleFilterError, match=said):
         firewall_ruleset(agents)
+
+
+SERVICES = {"upstream_proxy": None, "dns_servers": ["192.0.2.53", "2001:db8::53", "fe80::1%eth0", "192.0.2.53"]}
+
+
+def name(host, port=443, protocol="https", log=True, networks=()):
+    return {"name": host, "port": port, "protocol": protocol, "log": log, "inspect": False, "networks": list(networks)}
+
+
+def index(lines, *wanted):
+    return [next(number for number, line in enumerate(lines) if part in line) for part in wanted]
+
+
+def test_a_host_without_names_has_no_set_that_expires_and_no_user_of_a_service():
+    agents = [agent("a", allow("10.0.0.0/8"))]
+    text = body(agents, SERVICES)
+    assert text == body(agents)
+    assert not re.search(r"127\.99|timeout|ct mark|_proxy|_resolver", text)
+    assert firewall_ruleset(agents)["users"] == {"uid_a": "agent-a"}
+
+
+def test_an_agent_reaches_its_own_listeners_and_nobody_else_s():
+    agents = [agent("web", name("x.org")), agent("git", name("x.org", 22, "tcp")), agent("all", allow("0.0.0.0/0", 3128))]
+    text, where = body(agents, SERVICES), _egress.addresses(agents)
+    for one in ("web", "git", "all"):
+        rules = chain(text, f"egress_{one}")
+        assert f"ct direction reply ip saddr 127.99.0.0/16 goto denied_{one}" in rules
+        assert f"ip daddr 127.99.0.0/16 goto denied_{one}" in rules
+        accepted = [line for line in rules if line.startswith("ip daddr 127.99.") and line.endswith("accept")]
+        assert accepted == {
+            "web": [f"ip daddr {where['web']} tcp dport 3128 accept"],
+            "git": [f"ip daddr {where['git']} meta l4proto {{ tcp, udp }} th dport 53 accept"],
+            "all": [],
+        }[one]
+    rules = chain(text, "egress_all")
+    assert index(rules, "ip saddr 127.99", "th sport @", "reply goto", "ip daddr 127.99", "th dport @") == sorted(
+        index(rules, "ip saddr 127.99", "th sport @", "reply goto", "ip daddr 127.99", "th dport @"))
+
+
+def test_what_a_name_leads_to_comes_after_metadata_and_answers_and_lives_on_by_its_mark():
+    text = body([agent("a", name("x.org", 22, "tcp"))], SERVICES)
+    rules = chain(text, "egress_a")
+    mark = f"0x{_egress.mark('a', [name('x.org', 22, 'tcp')]):08x}"
+    assert rules[-4:] == [
+        "ip daddr . meta l4proto . th dport @named4_a goto named_a",
+        "ip6 daddr . meta l4proto . th dport @named6_a goto named_a",
+        f"ct mark {mark} ct state established accept",
+        "goto denied_a",
+    ]
+    assert rules[:2] == ["ip daddr @metadata4 goto metadata_a", "ip6 daddr @metadata6 goto metadata_a"]
+    assert chain(text, "named_a")[0] == f"ct mark set {mark}"
+    assert "set named4_a {\n\t\ttype ipv4_addr . inet_proto . inet_service\n\t\tsize 65535\n\t\tflags timeout\n" in text
+
+
+def test_names_without_a_line_in_the_log():
+    assert "log prefix" in str(chain(body([agent("a", name("x.org", 22, "tcp"))], SERVICES), "named_a"))
+    assert "log prefix" not in str(chain(body([agent("a", name("x.org", 22, "tcp", log=False))], SERVICES), "named_a"))
+
+
+def test_the_proxy_sends_to_the_resolver_and_where_names_lead_and_nowhere_else():
+    text = body([agent("a", name("x.org"))], SERVICES)
+    rules = chain(text, "egress__proxy")
+    assert rules[:2] == ["ip daddr @metadata4 goto metadata__proxy", "ip6 daddr @metadata6 goto metadata__proxy"]
+    assert [line for line in rules if "accept" in line or "goto named" in line] == [
+        "ct direction reply oif lo ip saddr 127.99.0.0/16 tcp sport 3128 accept",
+        "ip daddr 127.99.255.1 meta l4proto { tcp, udp } th dport 53 accept",
+        "ip daddr . meta l4proto . th dport @named4__proxy goto named__proxy",
+        "ip6 daddr . meta l4proto . th dport @named6__proxy goto named__proxy",
+        f"ct mark 0x{_egress.mark('_proxy', [name('x.org')]):08x} ct state established accept",
+    ]
+    assert rules[-1] == "goto denied__proxy"
+    assert '"cordon:_proxy:denied "' in text
+
+
+def test_behind_a_company_s_proxy_ours_sends_to_that_one_only():
+    services = {"upstream_proxy": {"address": "10.0.0.8", "port": 8080}, "dns_servers": []}
+    rules = chain(body([agent("a", name("x.org"))], services), "egress__proxy")
+    assert "ip daddr 10.0.0.8 tcp dport 8080 accept" in rules
+    assert not [line for line in rules if "@named" in line or "ct mark" in line]
+
+
+def test_the_resolver_asks_the_servers_of_this_host_even_among_metadata_addresses():
+    text = body([agent("a", name("x.org", 22, "tcp"))], {"dns_servers": ["168.63.129.16", "fe80::1%eth0"]})
+    rules = chain(text, "egress__resolver")
+    assert rules[:3] == [
+        "ct direction original ip daddr 168.63.129.16 meta l4proto { tcp, udp } th dport 53 accept",
+        "ct direction original ip6 daddr fe80::1 meta l4proto { tcp, udp } th dport 53 accept",
+        "ip daddr @metadata4 goto metadata__resolver",
+    ]
+    assert rules[-2:] == ["ct direction reply oif lo ip saddr 127.99.0.0/16 meta l4proto { tcp, udp } th sport 53 accept",
+                          "goto denied__resolver"]
+
+
+@pytest.mark.parametrize(("services", "said"), [
+    (None, "no DNS server to ask: name one in dns_servers"),
+    ({"dns_servers": ["dns.example.org"]}, r"dns_servers\[0\]: 'dns.example.org' is not an address"),
+    ({"dns_servers": ["192.0.2.1; accept"]}, "is not an address"),
+    ({"upstream_proxy": {"address": "proxy.corp", "port": 8080}}, "upstream_proxy.address: 'proxy.corp' is not an address"),
+    ({"upstream_proxy": {"address": "10.0.0.8", "port": "8080"}}, "'8080' is not a port"),
+    ({"upstream_proxy": {"address": "10.0.0.8"}}, "address and port"), ({"upstream_proxy": "10.0.0.8:8080"}, "address and port"),
+])
+def test_services_that_are_none_are_named(services, said):
+    with pytest.raises(AnsibleFilterError, match=said):
+        firewall_ruleset([agent("a", name("x.org"))], services)
+
+
+def test_the_services_have_users_of_their_own():
+    with_proxy = firewall_ruleset([agent("a", name("x.org"))], SERVICES)
+    assert with_proxy["users"] == {"uid_a": "agent-a", "uid__proxy": "cordon-proxy", "uid__resolver": "cordon-resolver"}
+    assert "$uid__proxy : goto egress__proxy" in with_proxy["content"]
+    assert "cordon-proxy" not in firewall_ruleset([agent("a", name("x.org", 22, "tcp"))], SERVICES)["users"].values()
 
 
 def test_the_filter_names_the_user_of_each_variable():

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from ansible.errors import AnsibleFilterError
 
 from ansible_collections.cordon.agent_host.plugins.filter.agents import FilterModule
 from ansible_collections.cordon.agent_host.plugins.filter.agents import agents as resolve
-from ansible_collections.cordon.agent_host.plugins.module_utils import _manifest
+from ansible_collections.cordon.agent_host.plugins.module_utils import _manifest, _nftables_ruleset
 from ansible_collections.cordon.agent_host.plugins.module_utils._manifest_values import duration_seconds
 
 SMALLEST: dict[str, Any] = {"name": "autopilot", "command": ["/usr/bin/true"]}
@@ -106,6 +107,36 @@ def test_what_is_given_is_kept_in_one_form() -> None:
     assert agent["egress"] == [{"cidr": "192.0.2.7/32", "port": 22, "protocol": "tcp", "log": True}]
     for key in ("programs", "denied", "inner_sandbox", "limits", "monitoring", "mode", "burn_in"):
         assert agent[key] == EVERY_KEY[key]
+
+
+@pytest.mark.parametrize(("given", "expected"), [
+    ({"name": "API.Example.org."}, {"port": 443, "protocol": "https"}),
+    ({"name": "api.example.org", "port": 443}, {"port": 443, "protocol": "https"}),
+    ({"name": "api.example.org", "port": 8443}, {"port": 8443, "protocol": "tcp"}),
+    ({"name": "api.example.org", "port": 8443, "protocol": "https"}, {"port": 8443, "protocol": "https"}),
+    ({"name": "api.example.org", "protocol": "tcp"}, {"port": 443, "protocol": "tcp"}),
+    ({"name": "api.example.org", "protocol": "ssh"}, {"port": 22, "protocol": "tcp"}),
+    ({"name": "api.example.org", "protocol": "ssh", "port": 443}, {"port": 443, "protocol": "tcp"}),
+    ({"name": "api.example.org", "inspect": True, "networks": ["10.0.0.7"]},
+     {"port": 443, "protocol": "https", "inspect": True, "networks": ["10.0.0.7/32"]}),
+])
+def test_a_name_has_one_form_and_one_way(given: dict[str, Any], expected: dict[str, Any]) -> None:
+    (agent,) = resolve([{**SMALLEST, "egress": [given]}])
+    usual = {"name": "api.example.org", "log": True, "inspect": False, "networks": []}
+    assert agent["egress"] == [{**usual, **expected}]
+    assert resolve([agent]) == [agent]
+
+
+def test_ten_thousand_destinations_are_resolved_and_rendered_within_seconds() -> None:
+    """A quarter of a second and half of one, on the machine where this was written; the limit is for busy ones."""
+    egress = [{"cidr": f"10.{number // 250}.{number % 250}.0/24", "port": 443 + number % 3} for number in range(5000)]
+    egress += [{"name": f"host{number}.example.org", "port": (443, 22)[number % 2]} for number in range(5000)]
+    started = time.monotonic()
+    (agent,) = resolve([{**SMALLEST, "egress": egress}])
+    text = _nftables_ruleset.body([agent], {"dns_servers": ["192.0.2.53"]})
+    assert time.monotonic() - started < 10
+    assert len(agent["egress"]) == 10000
+    assert text.count(" . tcp . ") >= 3
 
 
 def test_limits_given_in_part_keep_the_other_defaults() -> None:
