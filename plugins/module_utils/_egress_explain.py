@@ -223,7 +223,8 @@ class _Case:
 
     def _address_refused(self, address: Address) -> Dict[str, Any]:
         length = 32 if address.version == 4 else 128
-        entry = {"cidr": "%s/%d" % (address, length), "port": self.target.port, "protocol": self.answer["protocol"]}
+        entry: Entry = {"cidr": "%s/%d" % (address, length), "port": self.target.port}
+        entry.update({"protocol": UDP} if self.answer["protocol"] == UDP else {})
         near = ["%s allows it on %s" % (path, _port(one)) for path, one in self.entries("cidr") if _holds(one, address)]
         notes = near + ["a name is narrower than an address that many share: {name: ...} if the service has one"]
         if address.is_loopback:

@@ -78,14 +78,91 @@ def test_like_denials_are_one_entry_and_the_newest_is_last(on_call):
     (event(path="/etc/cron.d/", reason="EROFS"), ["the unit's mounts", "never: no agent may: ways to come back"]),
     (event(kind="process", operation="kill systemd", path=None, reason="EPERM"), ["do kill (systemd)", "not one for agents"]),
     (event(kind="connection", operation="connect", path=None, reason="nftables", address="203.0.113.5", port=443, protocol="tcp"),
-     ["may not connect to 203.0.113.5 port 443 (tcp)", "the packet filter", "egress: [{cidr: 203.0.113.5/32}]"]),
+     ["may not connect to 203.0.113.5 port 443 (tcp)", "the packet filter", "because no line of the agent's egress grants",
+      "egress: [{cidr: 203.0.113.5/32}]"]),
     (event(kind="connection", operation="connect", path=None, reason="metadata", address="169.254.169.254", port=80),
-     ["never: ", "cloud metadata"]),
+     ["never: 169.254.169.254 is a metadata address"]),
+    (event(kind="connection", operation="connect", path=None, reason="nftables", address="203.0.113.5", port=None,
+           protocol="icmp"), ["never: nothing grants icmp"]),
+    (event(kind="api_call", operation="CONNECT", path=None, reason="proxy", refusal="name", name="Pypi.example.org", port=443),
+     ["may not connect to Pypi.example.org port 443 (https)", "refused by: the proxy", "egress: [{name: pypi.example.org}]"]),
+    (event(kind="api_call", operation="CONNECT", path=None, reason="proxy", refusal="sni", name="pypi.example.org", port=443),
+     ["the TLS handshake named another host than CONNECT"]),
+    (event(kind="api_call", operation="GET", path=None, reason="proxy", refusal="method", name="pypi.example.org", port=80),
+     ["a plain http request is refused"]),
+    (event(kind="api_call", operation="CONNECT", path=None, reason="metadata", name="metadata.google.internal", port=443),
+     ["never: metadata.google.internal is a metadata service"]),
+    (event(kind="api_call", operation="CONNECT", path=None, reason="proxy", refusal="name", name="-no host-", port=443),
+     ["never: ", "is not a host name"]),
+    (event(kind="dns", operation="resolve", path=None, reason="resolver", name="git.example.org", type="A"),
+     ["may not look up the name git.example.org", "refused by: the resolver", "[{name: git.example.org}]",
+      "write that port"]),
     (by_apparmor(path="/usr/share/x"), ["the manifest allows it by now"]),
 ])  # fmt: skip
 def test_each_kind_of_denial_in_words(on_call, said, parts):
     _found, text = on_call(said)
     assert [part for part in parts if part not in text] == [], text
+
+
+WITH_NAMES = resolve([{"name": "scout", **RUNS, "mode": "enforce", "egress": [
+    {"name": "api.example.org"}, {"name": "git.example.org", "protocol": "ssh"}]}, {"name": "scribe", **RUNS}], {})
+ANSWERED = event(kind="dns", outcome="allowed", reason=None, operation="resolve", path=None, name="git.example.org",
+                 addresses=["203.0.113.9", "2001:db8::9"])
+CONNECTS = {"kind": "connection", "operation": "connect", "path": None, "reason": "nftables", "protocol": "tcp"}
+
+
+@pytest.mark.parametrize(("said", "parts"), [
+    # A program that does not know of the proxy asks DNS first: nobody answers an agent with https names only.
+    ([event(kind="dns", operation="resolve", path=None, reason="resolver", name="api.example.org")],
+     ["agents[0].egress[0] grants it through the proxy", "does not use https_proxy"]),
+    # The address is the answer to a name: the change names it, not an address that is another's tomorrow.
+    ([ANSWERED, event(2, **CONNECTS, address="203.0.113.9", port=8080)],
+     ["may not connect to 203.0.113.9 (git.example.org) port 8080", "+    egress: [", "{name: git.example.org, port: 8080}",
+      "agents[0].egress[1] allows it on tcp port 22"]),
+    ([ANSWERED, event(2, **CONNECTS, address="203.0.113.9", port=22)], ["agents[0].egress[1] grants it by now"]),
+    ([event(2, **CONNECTS, address="203.0.113.9", port=22)], ["{cidr: 203.0.113.9/32, port: 22"]),
+])
+def test_a_refusal_on_the_network_names_the_line(on_call, tmp_path, said, parts):
+    on_call(*said)
+    found = denials.report(WITH_NAMES[0], SINCE, str(tmp_path / "events.jsonl"), WITH_NAMES)
+    text = denials.text(WITH_NAMES[0], SINCE, found)
+    assert [part for part in parts if part not in text] == [], text
+    json.dumps(found)
+
+
+@pytest.fixture
+def provisioned(tmp_path, monkeypatch):
+    """A host with the agents of WITH_NAMES; cordonctl as root."""
+    (tmp_path / "manifest.json").write_text(json.dumps({"agents": WITH_NAMES}))
+    monkeypatch.setattr(host, "MANIFEST", str(tmp_path / "manifest.json"))
+    monkeypatch.setattr(control.os, "geteuid", lambda: 0)
+
+
+@pytest.mark.parametrize(("arguments", "code", "said"), [
+    (["scout", "api.example.org"], 0, [
+        "scout may reach api.example.org, port 443 (https)", "    way:         through its proxy",
+        "    decided by:  agents[0].egress[0]: {name: api.example.org}"]),
+    (["scout", "git.example.org", "--port", "22"], 0, ["agents[0].egress[1]: {name: git.example.org, port: 22}"]),
+    (["scout", "pypi.example.org"], 1, [
+        "scout may NOT reach pypi.example.org, port 443 (https)", "add to the egress of scout: {name: pypi.example.org}"]),
+    (["scout", "2852039166:80"], 1, ["reach 2852039166 (169.254.169.254), port 80", "to allow it: nothing can"]),
+    (["scout", "pypi.example.org", "--protocol", "udp"], 1, ["{name: pypi.example.org, protocol: udp}"]),
+])
+def test_explain_in_words(provisioned, capsys, arguments, code, said):
+    assert control.main(["explain", *arguments]) == code
+    text = capsys.readouterr().out
+    assert [part for part in said if part not in text] == [], text
+    assert control.main(["explain", *arguments, "--json"]) == code
+    assert json.loads(capsys.readouterr().out)["allowed"] is (code == 0)
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (["nobody", "api.example.org"], "there is no agent 'nobody'"),
+    (["scout", "host:http"], "is no port"),
+])
+def test_explain_says_what_it_cannot_answer(provisioned, capsys, arguments, said):
+    assert control.main(["explain", *arguments]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_names_that_the_agent_chose_cannot_write_to_the_terminal(on_call):

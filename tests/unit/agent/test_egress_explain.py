@@ -72,7 +72,9 @@ def test_the_way_and_the_line_that_decides(destination, way, entry):
     assert found["to_allow"] is None and not found["never"] and found["because"]
 
 
-@pytest.mark.parametrize("host", ["api.example.org", "10.20.0.0.7", "09.1.1.1", "256.1.1.1", "1.2.3.256", "0xg", "1.2.65536", "a.1", ""])
+@pytest.mark.parametrize("host", [
+    "api.example.org", "10.20.0.0.7", "09.1.1.1", "256.1.1.1", "1.2.3.256", "0xg", "1.2.65536", "a.1", "",
+])
 def test_what_is_no_address(host):
     assert address_of(host) is None
 
@@ -92,15 +94,15 @@ def test_the_path_counts_the_agents_too():
     ("cdn.example.net", {}, {"name": "cdn.example.net"}),  # *.cdn.example.net never means itself
     ("evilcdn.example.net", {}, {"name": "evilcdn.example.net"}),
     ("api.example.org.evil.example", {}, {"name": "api.example.org.evil.example"}),
-    ("203.0.113.9", {}, {"cidr": "203.0.113.9/32", "port": 443, "protocol": "tcp"}),
-    ("10.20.0.7:5433", {}, {"cidr": "10.20.0.7/32", "port": 5433, "protocol": "tcp"}),
-    ("192.0.2.53:53", {}, {"cidr": "192.0.2.53/32", "port": 53, "protocol": "tcp"}),
-    ("2001:db8:2::1", {}, {"cidr": "2001:db8:2::1/128", "port": 443, "protocol": "tcp"}),
-    ("localhost:8080", {}, {"cidr": "127.0.0.1/32", "port": 8080, "protocol": "tcp"}),
-    ("0.0.0.0:8080", {}, {"cidr": "127.0.0.1/32", "port": 8080, "protocol": "tcp"}),
-    ("127.1:8080", {}, {"cidr": "127.0.0.1/32", "port": 8080, "protocol": "tcp"}),
-    ("[::]:8080", {}, {"cidr": "::1/128", "port": 8080, "protocol": "tcp"}),
-    ("https://203.0.113.9/", {}, {"cidr": "203.0.113.9/32", "port": 443, "protocol": "tcp"}),
+    ("203.0.113.9", {}, {"cidr": "203.0.113.9/32", "port": 443}),
+    ("10.20.0.7:5433", {}, {"cidr": "10.20.0.7/32", "port": 5433}),
+    ("192.0.2.53:53", {}, {"cidr": "192.0.2.53/32", "port": 53}),
+    ("2001:db8:2::1", {}, {"cidr": "2001:db8:2::1/128", "port": 443}),
+    ("localhost:8080", {}, {"cidr": "127.0.0.1/32", "port": 8080}),
+    ("0.0.0.0:8080", {}, {"cidr": "127.0.0.1/32", "port": 8080}),
+    ("127.1:8080", {}, {"cidr": "127.0.0.1/32", "port": 8080}),
+    ("[::]:8080", {}, {"cidr": "::1/128", "port": 8080}),
+    ("https://203.0.113.9/", {}, {"cidr": "203.0.113.9/32", "port": 443}),
 ])
 def test_what_to_write_is_taken_by_the_manifest_and_allows_it(destination, said, line):
     found = asked(destination, **said)

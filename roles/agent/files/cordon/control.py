@@ -13,7 +13,7 @@ import sys
 from datetime import datetime, timedelta, timezone
 from typing import List
 
-from . import _checks, burn_in, denials, events, gate, host, sessions, status
+from . import _checks, burn_in, denials, events, explain, gate, host, sessions, status
 
 DURATION = re.compile(r"([0-9]+)([smhd])")
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -55,13 +55,19 @@ def _events(options: argparse.Namespace) -> int:
 def _denials(options: argparse.Namespace) -> int:
     agent = host.require(options.agent)
     try:
-        found = denials.report(agent, options.since)
+        found = denials.report(agent, options.since, agents=host.agents())
     except OSError as error:
         raise host.HostError(
             f"the event log cannot be read: {error}. See 'systemctl status cordon-events'."
         ) from error
     print(json.dumps(found, indent=2) if options.json else denials.text(agent, options.since, found))
     return 0
+
+
+def _explain(options: argparse.Namespace) -> int:
+    found = explain.report(options.agent, options.destination, options.port, options.protocol)
+    print(json.dumps(found, indent=2) if options.json else explain.text(found))
+    return 0 if found["allowed"] else 1
 
 
 def _burn_in(options: argparse.Namespace) -> int:
@@ -111,6 +117,15 @@ def _parser() -> argparse.ArgumentParser:
     refused.add_argument("--since", type=since, default=since("1h"), help="30m, 4h, 2d or a UTC time; default 1h")
     refused.add_argument("--json", action="store_true", help="the same as data")
     refused.set_defaults(act=_denials)
+
+    why = commands.add_parser("explain", help="whether an agent may reach a host, which line decides, what would allow it;"
+                              " exit code 1 when it may not")
+    why.add_argument("agent")
+    why.add_argument("destination", metavar="HOST[:PORT]", help="a name, an address or a URL; the port is 443 unless given")
+    why.add_argument("--port", type=int, help="the same as :PORT")
+    why.add_argument("--protocol", choices=["https", "tcp", "udp", "ssh"], help="where the port does not tell")
+    why.add_argument("--json", action="store_true", help="the same as data")
+    why.set_defaults(act=_explain)
 
     burning = commands.add_parser(
         "burn-in", help="what agents in burn-in did that enforce would refuse, and what would allow it"

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """cordonctl denials: each thing that an agent was refused, in words, and what would allow it.
 
-From the event log: what AppArmor, the packet filter, and the permissions and read-only mounts of files refused. Acts
-that are alike are one entry.
+From the event log: what AppArmor, the packet filter, the proxy, the resolver, and the permissions and read-only mounts
+of files refused. Acts that are alike are one entry.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from __future__ import annotations
 import json
 import time
 from datetime import datetime, timezone
-from typing import Any, Dict, List, Mapping, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
 
-from . import events, host, words
+from . import events, explain, host, words
 from ._apparmor_suggest import suggest
+from ._apparmor_suggest_text import manifest_diff
 
 TOOLS = "/usr/lib/cordon/tools.json"
 STATE = "/run/cordon/events.json"
@@ -28,12 +29,16 @@ REFUSERS = {
     "EROFS": "the unit's mounts: everything but the workspace is read-only there",
     "nftables": "the packet filter",
     "metadata": "the packet filter, for every agent",
+    "proxy": "the proxy, which connects to the https names of the manifest only",
+    "resolver": "the resolver, which answers for the agent's own names only",
+    "filtered": "the resolver: the name leads to addresses that are private or a metadata service's",
 }
+NETWORK = ("connection", "api_call", "dns")
 WRITING = (
     "mkdir", "mknod", "rmdir", "unlink", "rename", "rename_src", "rename_dest", "link", "symlink", "chmod", "fchmod", "chown",
     "fchown", "truncate", "setxattr",
 )  # fmt: skip
-ALIKE = ("class", "profile", "path", "access", "family", "sock_type", "detail", "program", "address", "port")
+ALIKE = ("class", "profile", "path", "access", "family", "sock_type", "detail", "program", "address", "name", "port")
 EMPTY: Dict[str, Any] = dict.fromkeys(("class", "profile", "layer", "access", "family", "sock_type", "protocol", "detail"))
 
 
@@ -43,30 +48,47 @@ def tools() -> Dict[str, Any]:
     return found
 
 
-def report(agent: Mapping[str, Any], since: str, log: str = events.LOG) -> List[Dict[str, Any]]:
-    """Denials of an agent since an ISO 8601 time, alike ones together, the newest last."""
-    catalogue = tools()
+def report(agent: Mapping[str, Any], since: str, log: str = events.LOG,
+           agents: Optional[List[Dict[str, Any]]] = None) -> List[Dict[str, Any]]:
+    """Denials of an agent since an ISO 8601 time, alike ones together, the newest last. agents: all of this host."""
+    catalogue, listed = tools(), agents or [dict(agent)]
     groups: Dict[Tuple[object, ...], Dict[str, Any]] = {}
-    for event in events.read(since, agent["name"], denied=True, log=log):
-        act, reason = as_act(event), str(event.get("reason"))
+    seen = events.read(since, agent["name"], log=log)
+    led = names_behind(seen)
+    for event in seen:
+        if event.get("outcome") != "denied":
+            continue
+        act, reason = as_act(event, led), str(event.get("reason"))
         key = (reason, *(act.get(name) for name in ALIKE))
         at = str(event.get("time"))
         group = groups.setdefault(key, {"count": 0, "first": at, "last": at, "reason": reason, "act": act})
         group["count"] += int(event.get("suppressed", 1))
         group["last"] = max(group["last"], at)
-    listed = sorted(groups.values(), key=lambda group: group["last"])
-    return [_explained(group, agent, catalogue) for group in listed]
+    found = sorted(groups.values(), key=lambda group: group["last"])
+    return [_on_network(group, agent, listed) if group["act"].get("address") or group["act"].get("name")
+            else _explained(group, agent, catalogue) for group in found]
 
 
-def as_act(event: Mapping[str, Any]) -> Dict[str, Any]:
-    """An event of the log in the shape of a collected act, as far as it tells."""
+def names_behind(seen: Iterable[Mapping[str, Any]]) -> Dict[str, str]:
+    """Names by the addresses that the resolver answered the agent with; of several the last."""
+    return {address: event["name"] for event in seen
+            if event.get("kind") == "dns" and event.get("outcome") == "allowed" for address in event.get("addresses") or []}
+
+
+def as_act(event: Mapping[str, Any], led: Optional[Mapping[str, str]] = None) -> Dict[str, Any]:
+    """An event of the log in the shape of a collected act, as far as it tells. led: names_behind()."""
     said = {**EMPTY, **(event.get("apparmor") or {})}
     operation = str(event.get("operation") or "?")
     act = {**said, "verdict": "denied", "operation": operation.partition(" ")[0], "path": event.get("path"),
            "program": event.get("program"), "count": int(event.get("suppressed", 1))}
-    if event.get("address"):
+    if event.get("kind") in NETWORK and event.get("name"):
+        act.update({"class": "network", "name": event["name"], "port": event.get("port"), "detail": event.get("refusal"),
+                    "operation": "resolve" if event["kind"] == "dns" else "connect",
+                    "protocol": "tcp" if event["kind"] == "dns" else "https"})
+    elif event.get("address"):
         family = "inet6" if ":" in str(event["address"]) else "inet"
         act.update({"class": "network", "address": event["address"], "port": event.get("port"),
+                    "name": (led or {}).get(event["address"]),
                     "protocol": event.get("protocol") or "tcp", "family": family, "sock_type": act["sock_type"] or "stream"})
     elif not act["class"]:
         act.update(_guessed(event, act["operation"]))
@@ -90,6 +112,33 @@ def _explained(group: Dict[str, Any], agent: Mapping[str, Any], catalogue: Dict[
     return {**group, "who": words.who(act), "what": words.what(act), "refused_by": by,
             "suggestion": words.without_acts(found[0]) if found else None,
             "remark": "" if found and found[0]["kind"] == "never" else _remark(act, reason, bool(found))}
+
+
+def _on_network(group: Dict[str, Any], agent: Mapping[str, Any], agents: List[Dict[str, Any]]) -> Dict[str, Any]:
+    """A refusal on the network: what cordonctl explain says of it."""
+    act, reason = group["act"], group["reason"]
+    shown = {**group, "who": words.who(act), "what": words.what(act), "refused_by": REFUSERS.get(reason, reason)}
+    if reason == "apparmor":
+        shown["refused_by"] = words.layer(act, "denied")
+    if not act.get("port") and act["operation"] != "resolve":
+        never = f"nothing grants {words.plain(str(act['protocol']), 20)}: an agent has TCP and UDP only"
+        return {**shown, "suggestion": _suggestion(agent, "never", never, None), "remark": ""}
+    try:
+        found = explain.denied(act, agents, agent)
+    except ValueError as error:  # an agent may ask for anything
+        return {**shown, "suggestion": _suggestion(agent, "never", str(error), None), "remark": ""}
+    suggestion = None
+    if found["never"] or found["to_allow"]:
+        kind = "never" if found["never"] else "egress"
+        suggestion = _suggestion(agent, kind, found["because"], found["to_allow"])
+    return {**shown, "suggestion": suggestion, "remark": found["remark"]}
+
+
+def _suggestion(agent: Mapping[str, Any], kind: str, why: str, entry: Optional[Dict[str, Any]]) -> Dict[str, Any]:
+    """In the shape of _apparmor_suggest.suggest(), without the acts."""
+    manifest = {"egress": [entry]} if entry else {}
+    change = manifest_diff(agent, manifest) if entry else ""
+    return {"agent": agent["name"], "kind": kind, "change": change, "why": why, "manifest": manifest, "catalogue": {}}
 
 
 def _remark(act: Mapping[str, Any], reason: str, suggested: bool) -> str:

@@ -43,6 +43,11 @@ def what(event: Dict[str, Any]) -> str:
         return " ".join(event.get("argv") or [event.get("program") or "?"])
     if event.get("kind") == "connection":
         return f"{event.get('protocol') or ''} {event.get('address') or '?'} port {event.get('port') or '-'}".strip()
+    if event.get("kind") == "dns":
+        return f"{event.get('type') or '?'} of {event.get('name') or '?'}"
+    if event.get("kind") == "api_call":
+        asked = f"{event.get('method') or '?'} {event.get('name') or '?'}:{event.get('port') or '-'}{event.get('url_path') or ''}"
+        return f"{asked} {event['status']}" if event.get("status") else asked
     return f"{event.get('operation') or ''} {event.get('path') or ''}".strip()
 
 

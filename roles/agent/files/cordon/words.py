@@ -36,8 +36,12 @@ def _path(act: Mapping[str, Any]) -> str:
 
 
 def _network(act: Mapping[str, Any]) -> str:
-    if act.get("address"):
-        return f"connect to {act['address']} port {act['port'] or '-'} ({act['protocol'] or act['family']})"
+    if act["operation"] == "resolve" and act.get("name"):
+        return f"look up the name {act['name']}"
+    if act.get("address") or act.get("name"):
+        named = f" ({act['name']})" if act.get("name") and act.get("address") else ""
+        place = f"{act.get('address') or act['name']}{named}"
+        return f"connect to {place} port {act['port'] or '-'} ({act['protocol'] or act['family']})"
     kind = act["sock_type"] or ""
     return f"{act['operation']} a socket: {act['family']} {kind} {TRANSPORTS.get(kind, '')}".strip()
 
