@@ -46,6 +46,22 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
+def comparable(listing: str) -> str:
+    """The listing without what the resolver puts into sets that expire: that is no more part of the rules than counting.
+
+    Every comparison and every digest of a listing goes through here.
+    """
+    return _SET.sub(lambda match: _ELEMENTS.sub("", match.group()) if _EXPIRES.search(match.group()) else match.group(),
+                    listing)
+
+
+# As nft prints sets: the braces of the elements stand alone within those of the set, but for quoted comments.
+_QUOTED = r'[^{}"]*(?:"[^"\n]*"[^{}"]*)*'
+_SET = re.compile(r"^\tset \w+ \{" + _QUOTED + r"(?:\{" + _QUOTED + r"\}" + _QUOTED + r")?\}$", re.M)
+_EXPIRES = re.compile(r"^\t\tflags [a-z,]*\btimeout\b", re.M)
+_ELEMENTS = re.compile(r"^\t\telements = \{" + _QUOTED + r"\}\n", re.M)
+
+
 def source(body: str, uids: Dict[str, Tuple[str, str]]) -> str:
     """The whole file for `nft -f`. uids: {variable: (number or name to define it as, user that it stands for)}."""
     _refuse_escape(body)
@@ -65,10 +81,10 @@ def _refuse_escape(body: str) -> None:
 
 
 def listing(run: Run, nft: str) -> Optional[str]:
-    """The table as the kernel has it; None where there is none."""
+    """The table as the kernel has it, in comparable form; None where there is none."""
     code, out, err = run((nft, *LIST), None)
     if code == 0:
-        return out
+        return comparable(out)
     if "No such file or directory" in err:
         return None
     raise NftablesError(f"cannot read table {' '.join(TABLE)} from the kernel: {err.strip()}")
@@ -86,7 +102,7 @@ def canonical(run: Run, nft: str, text: str) -> Optional[str]:
     code, out, err = run((*_NAMESPACE, *_LOAD_AND_LIST, nft), text)
     if code != 0:
         raise NftablesError(refusal(err))
-    return out
+    return comparable(out)
 
 
 def check(run: Run, nft: str, text: str) -> None:

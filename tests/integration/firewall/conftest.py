@@ -39,7 +39,9 @@ def network() -> Iterator[Network]:
 
 @pytest.fixture
 def clean(network: Network) -> Iterator[Network]:
-    """The network, with no table of ours before and after."""
+    """The network, with no table of ours before and after, and whatever the test started ended."""
     network.forget()
+    servers = len(network.children)
     yield network
+    network.end(servers)
     network.forget()

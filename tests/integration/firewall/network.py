@@ -21,6 +21,9 @@ MODULE = HERE.parents[2] / "plugins" / "modules" / "nftables_table.py"
 
 # Users that every Debian has. Which of them is an agent is up to the ruleset.
 AGENT, OTHER_AGENT, ORDINARY = "games", "news", "backup"
+# Who stands in for the users of the two services.
+SERVICE_USERS = {"cordon-proxy": "proxy", "cordon-resolver": "www-data"}
+SERVICES = {"upstream_proxy": None, "dns_servers": ["10.20.0.2"]}
 
 HOST_ADDRESSES = ("10.20.0.1/24", "2001:db8:20::1/64")
 WORLD_ADDRESSES = ("10.20.0.2/24", "10.20.0.3/24", "203.0.113.9/32",
@@ -39,6 +42,11 @@ def allow(cidr: str, port: int, protocol: str = "tcp", log: bool = True) -> dict
     return {"cidr": cidr, "port": port, "protocol": protocol, "log": log}
 
 
+def named(name: str, port: int = 443, protocol: str = "https", log: bool = True) -> dict[str, Any]:
+    """One resolved entry by name."""
+    return {"name": name, "port": port, "protocol": protocol, "log": log, "inspect": False, "networks": []}
+
+
 class Network:
     """The namespaces and what runs in them."""
 
@@ -55,7 +63,8 @@ class Network:
         for name in (self.host, self.world):
             self._ip("netns", "add", name)
             self._ip("-n", name, "link", "set", "lo", "up")
-            self._sysctl(name, "net.ipv4.ping_group_range=0 2147483647", "net.ipv4.tcp_fastopen=3")
+            self._sysctl(name, "net.ipv4.ping_group_range=0 2147483647", "net.ipv4.tcp_fastopen=3",
+                         "net.ipv4.ip_unprivileged_port_start=0")
         self._ip("link", "add", "cable", "netns", self.host, "type", "veth",
                  "peer", "name", "cable", "netns", self.world)
         for name, addresses in ((self.host, HOST_ADDRESSES), (self.world, WORLD_ADDRESSES)):
@@ -70,11 +79,16 @@ class Network:
 
     def close(self) -> None:
         """End what was started, then the namespaces."""
-        for child in self.children:
-            child.kill()
-            child.communicate()
+        self.end()
         for name in (self.host, self.world):
             subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+
+    def end(self, but: int = 0) -> None:
+        """End what was started, but for the first so many."""
+        for child in self.children[but:]:
+            child.kill()
+            child.communicate()
+        del self.children[but:]
 
     def start(self, *arguments: str, user: str = "root", side: str | None = None) -> subprocess.Popen[str]:
         """Run a program of programs.py in the background until close(); returns once it said its first word."""
@@ -93,12 +107,13 @@ class Network:
         return [(outcome, seconds) for outcome, seconds in json.loads(out)]
 
     def apply(
-        self, *agents: dict[str, Any], check: bool = False, without: str = "", **options: Any
+        self, *agents: dict[str, Any], check: bool = False, without: str = "",
+        services: dict[str, Any] | None = None, **options: Any,
     ) -> dict[str, Any]:
         """Run the module nftables_table on the host, as Ansible would; without a capability of root's if so wished."""
         arguments: dict[str, Any] = {
-            "content": _nftables_ruleset.body(agents),
-            "users": _nftables_ruleset.users(agents),
+            "content": _nftables_ruleset.body(agents, services or SERVICES),
+            "users": {name: SERVICE_USERS.get(user, user) for name, user in _nftables_ruleset.users(agents).items()},
             "path": str(self.directory / "firewall.nft"),
             "record": str(self.directory / "firewall.json"),
             "_ansible_check_mode": check,

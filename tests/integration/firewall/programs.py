@@ -150,9 +150,14 @@ def listen(address: str, port: int) -> None:
     stream = socket.socket(_family(address), socket.SOCK_STREAM)
     datagram = socket.socket(_family(address), socket.SOCK_DGRAM)
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    for sock in (stream, datagram):
-        sock.bind((address, port))
-    stream.listen(5)
+    # Beside the server of all addresses (serve): a datagram goes to the one that is bound more closely.
+    datagram.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    datagram.bind((address, port))
+    try:
+        stream.bind((address, port))
+        stream.listen(5)
+    except OSError:
+        stream = socket.socket(_family(address), socket.SOCK_DGRAM)  # never readable: datagrams only
     selector = selectors.DefaultSelector()
     for sock in (stream, datagram):
         selector.register(sock, selectors.EVENT_READ)

@@ -73,6 +73,43 @@ def test_braces_in_strings_and_comments_do_not_count():
     nftables.source('chain x { log prefix "}} " # }\n }\n', {})
 
 
+LISTED = """\
+table inet cordon {
+\tset metadata4 {
+\t\ttype ipv4_addr
+\t\tflags interval
+\t\telements = { 168.63.129.16, 169.254.0.0/16 }
+\t}
+
+\tset named4_a {
+\t\ttype ipv4_addr . inet_proto . inet_service
+\t\tsize 65535
+\t\tflags timeout
+%s\t}
+
+\tcounter denied_a {
+\t}
+
+\tchain egress_a {
+\t\tip daddr . meta l4proto . th dport @named4_a accept
+\t\tlog prefix "elements = { } " flags skuid
+\t}
+}
+"""
+ELEMENTS = """\
+\t\telements = { 192.0.2.1 . tcp . 22 timeout 1m expires 58s,
+\t\t\t     192.0.2.2 . tcp . 22 timeout 1m comment "}" }
+"""
+
+
+def test_what_the_resolver_adds_is_no_difference_and_all_else_is():
+    assert nftables.comparable(LISTED % ELEMENTS) == nftables.comparable(LISTED % "") == LISTED % ""
+    for changed in (("65535", "65536"), ("169.254.0.0/16", "169.254.0.0/17"), ("@named4_a accept", "accept")):
+        assert nftables.comparable((LISTED % ELEMENTS).replace(*changed)) != LISTED % ""
+    assert nftables.comparable((LISTED % ELEMENTS).replace("flags timeout", "flags dynamic,timeout")) == (
+        LISTED % "").replace("flags timeout", "flags dynamic,timeout")
+
+
 @pytest.mark.parametrize(("running", "text", "record", "expected"), [
     ("rules", "text", ("text", "rules"), True),
     (None, "text", ("text", "rules"), False),
