@@ -148,8 +148,12 @@ def _named(agent: Dict[str, Any]) -> bool:
 
 
 def _services(agent: Dict[str, Any]) -> str:
-    """What stands between the agent and the network, as Requires= and After= name it. The proxy asks the resolver."""
-    wanted = ["cordon-proxy.service"] * _egress.needs_proxy(agent) + ["cordon-resolver.service"] * _named(agent)
+    """What stands between the agent and the network, as Requires= and After= name it.
+
+    Whether the proxy needs the resolver is said in its own unit: a company's proxy behind it would resolve.
+    """
+    wanted = ["cordon-proxy.service"] * _egress.needs_proxy(agent)
+    wanted += ["cordon-resolver.service"] * _egress.needs_resolver(agent)
     return " ".join(["cordon-firewall.service", *wanted])
 
 
