@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Callable, Dict, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 
 TABLE = ("inet", "cordon")
 
@@ -27,7 +27,7 @@ _LOAD_AND_LIST = ("sh", "-euc", '"$0" --file - && exec "$0" ' + " ".join(LIST))
 
 # The empty declaration makes `delete` succeed where there is no table yet; all three are one transaction, so no packet
 # ever sees the host without the table. Other tables are never named.
-_REPLACE = f"table {TABLE[0]} {TABLE[1]} {{}}\ndelete table {TABLE[0]} {TABLE[1]}\n"
+REPLACE = f"table {TABLE[0]} {TABLE[1]} {{}}\ndelete table {TABLE[0]} {TABLE[1]}\n"
 
 
 class NftablesError(Exception):
@@ -66,7 +66,7 @@ def source(body: str, uids: Dict[str, Tuple[str, str]]) -> str:
     """The whole file for `nft -f`. uids: {variable: (number or name to define it as, user that it stands for)}."""
     _refuse_escape(body)
     defines = "".join(f"define {name} = {uid}  # {user}\n" for name, (uid, user) in sorted(uids.items()))
-    return f"{_REPLACE}{defines}table {TABLE[0]} {TABLE[1]} {{\n{body}}}\n"
+    return f"{REPLACE}{defines}table {TABLE[0]} {TABLE[1]} {{\n{body}}}\n"
 
 
 def _refuse_escape(body: str) -> None:
@@ -78,6 +78,14 @@ def _refuse_escape(body: str) -> None:
             break
     if depth:
         raise NftablesError("the content's braces do not match: it must stay between the braces of our table")
+
+
+def bound_uids(listed: str) -> List[int]:
+    """The users that a listing binds: the elements `UID : verdict` of the maps that a rule looks them up in."""
+    used = set(re.findall(r"\bskuid vmap @([A-Za-z0-9_]+)", listed))
+    maps = re.findall(r"\bmap ([A-Za-z0-9_]+) \{[^{}]*\{([^{}]*)\}", listed)
+    return sorted({int(uid) for name, elements in maps if name in used
+                   for uid in re.findall(r"([0-9]+) : [a-z]", elements)})
 
 
 def listing(run: Run, nft: str) -> Optional[str]:
@@ -125,7 +133,7 @@ def load(run: Run, nft: str, text: str) -> str:
 
 def delete(run: Run, nft: str) -> None:
     """Remove our table; no other is touched."""
-    code, _out, err = run((nft, "--file", "-"), _REPLACE)
+    code, _out, err = run((nft, "--file", "-"), REPLACE)
     if code != 0:
         raise NftablesError(refusal(err))
 

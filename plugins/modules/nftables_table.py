@@ -13,6 +13,9 @@ description:
   - Compares with the kernel and not with a file. A rule that somebody added, removed or moved, or a flush by another
     program, is a change, and it is mended.
   - No other table is ever read, changed or flushed.
+  - What the resolver adds to sets whose elements expire is no change.
+  - With O(confirm_within) a change undoes itself unless it is confirmed over a new connection. Ansible does so by itself,
+    within the same task.
 extends_documentation_fragment:
   - cordon.agent_host.attributes
 author: the cordon.agent_host authors (@cordon)
@@ -21,9 +24,12 @@ notes:
     host forbids that, as some containers do, it compares digests with O(record) instead, and RV(compared_by) says so.
 options:
   state:
-    description: Whether the table is to be there.
+    description:
+      - Whether the table is to be there.
+      - V(confirmed) keeps a change that was made with O(confirm_within). The task that makes the change asks for it, so
+        nobody has to write it, except who calls the module by other means than Ansible.
     type: str
-    choices: [present, absent]
+    choices: [present, absent, confirmed]
     default: present
   content:
     description:
@@ -46,6 +52,25 @@ options:
         the firewall stands compares it with that of C(nft --stateless list table inet cordon).
     type: path
     default: /etc/cordon/firewall.json
+  confirm_within:
+    description:
+      - How many seconds a change of the table may wait for its confirmation. Then the table from before is loaded
+        again, by a timer of systemd, or by a process of its own where systemd does not run.
+      - V(0) makes the change at once and for good.
+      - Until the confirmation O(path) and O(record) stay as they were, so that a reboot undoes the change too.
+      - Without a change of the table nothing waits.
+    type: int
+    default: 0
+  pending:
+    description: Directory in which a change waits. It must not survive a reboot.
+    type: path
+    default: /run/cordon/firewall
+  new_connection:
+    description:
+      - Whether O(state=confirmed) is refused over the SSH connection that made the change, since that one may live on
+        although no new one is let in.
+    type: bool
+    default: true
 """
 
 EXAMPLES = r"""
@@ -78,16 +103,25 @@ compared_by:
   returned: success
   type: str
   sample: namespace
+pending:
+  description: Whether the change waits for its confirmation.
+  returned: success
+  type: bool
+connection:
+  description: The SSH connection that the module found itself in, as C(SSH_CONNECTION) has it; empty where there is none.
+  returned: when the change waits
+  type: str
+  sample: 198.51.100.7 50022 192.0.2.1 22
 """
 
 import json
 import os
 import pwd
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple, cast
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.cordon.agent_host.plugins.module_utils import _files, _nftables
+from ansible_collections.cordon.agent_host.plugins.module_utils import _files, _nftables, _safe_apply
 
 # Rules tell who may reach what; that is nobody's business but root's.
 FILE_MODE = 0o640
@@ -128,7 +162,7 @@ def _uids(module: AnsibleModule) -> Dict[str, Tuple[str, str]]:
     if missing and not module.check_mode:
         raise ValueError(
             f"no such user on this host: {', '.join(sorted(missing))}; "
-            "run the role cordon.agent_host.agent first, it makes them"
+            "run the role cordon.agent_host.agent first, it makes the agents' users"
         )
     return found
 
@@ -207,11 +241,17 @@ def _described(entry: _files.Entry, text: bool) -> str:
 def _act(module: AnsibleModule, run: _nftables.Run, nft: Optional[str], wish: Wish) -> Dict[str, Any]:
     """Kernel first: a text that the kernel refuses must not wait on disk for the next boot."""
     parts, diff, listing = [], [], wish.canonical
+    hold = _hold(module, wish)
     if wish.kernel_differs:
         parts.append("kernel")
         diff.append(_diff("table inet cordon", wish.running, wish.text if wish.canonical is None else wish.canonical))
-        if not module.check_mode:
+    if hold:
+        token, listing = hold.change(run, nft or "nft", wish)
+    elif not module.check_mode:
+        _safe_apply.discard(module.params["pending"])
+        if wish.kernel_differs:
             listing = _change_kernel(run, nft or "nft", wish)
+    later: List[Tuple[str, str]] = []
     for part, path, text in (
         ("file", module.params["path"], wish.text),
         ("record", module.params["record"], _record_text(wish, listing)),
@@ -223,10 +263,93 @@ def _act(module: AnsibleModule, run: _nftables.Run, nft: Optional[str], wish: Wi
         # The kernel's diff shows the rules already.
         show = "kernel" not in parts
         diff.append(_diff(path, _described(before, show), _described(wanted, show)))
-        if not module.check_mode:
+        if hold:
+            later.append((path, cast(str, text)))
+        elif not module.check_mode:
             _put(path, wanted)
-    return {"changed": bool(parts), "changed_parts": parts, "diff": diff, "compared_by": wish.compared_by,
-            "sha256": _nftables.digest(listing) if listing else ""}
+    sha256 = _nftables.digest(listing) if listing else ""
+    result = {"changed": bool(parts), "changed_parts": parts, "diff": diff, "compared_by": wish.compared_by,
+              "sha256": sha256, "pending": hold is not None}
+    if hold:
+        hold.note(token, sha256, later)
+        result["connection"] = hold.connection
+    return result
+
+
+class _Hold(NamedTuple):
+    """A change that will wait for its confirmation."""
+
+    directory: str
+    seconds: int
+    connection: str
+
+    def change(self, run: _nftables.Run, nft: str, wish: Wish) -> Tuple[str, Optional[str]]:
+        """Arm, then load; the token and the listing."""
+        waited = _safe_apply.waiting(self.directory) is not None
+        token = _safe_apply.arm(run, nft, self.directory, self.seconds)
+        try:
+            return token, (_change_kernel(run, nft, wish) if wish.kernel_differs else wish.running)
+        except _nftables.NftablesError:
+            if not waited:  # else the kernel has what waited, and that is still to be undone
+                _safe_apply.disarm(self.directory, token)
+            raise
+
+    def note(self, token: str, sha256: str, later: List[Tuple[str, str]]) -> None:
+        _safe_apply.note(self.directory, _safe_apply.Pending(token, sha256, self.connection, self.seconds, later))
+
+
+def _hold(module: AnsibleModule, wish: Wish) -> Optional[_Hold]:
+    """Whether this call's change waits; a change that waits already waits on. Refuses what is bound to cut us off."""
+    if wish.text is None:
+        return None
+    operator = _safe_apply.operator(os.getppid(), dict(os.environ))
+    _refuse_operator(module, operator, wish)
+    seconds, directory = module.params["confirm_within"], module.params["pending"]
+    if module.check_mode or seconds == 0 or not (wish.kernel_differs or _safe_apply.waiting(directory)):
+        return None
+    return _Hold(directory, seconds, operator.connection)
+
+
+def _refuse_operator(module: AnsibleModule, operator: _safe_apply.Operator, wish: Wish) -> None:
+    """Neither by a variable nor by a number in the text may the rules bind root, or whoever runs this."""
+    bound = set(_nftables.bound_uids(wish.canonical or ""))
+    bound |= {pwd.getpwnam(user).pw_uid for user in module.params["users"].values() if _exists(user)}
+    for uid in sorted(bound & (operator.uids | {0})):
+        raise ValueError(
+            f"the ruleset binds uid {uid} ({_user(uid)}), who {'is root' if uid == 0 else 'runs this very module'}: "
+            "it could lock the operator out; give the agent its own user"
+        )
+
+
+def _exists(user: str) -> bool:
+    try:
+        return bool(pwd.getpwnam(user))
+    except KeyError:
+        return False
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return "no user of this host"
+
+
+def _confirm(module: AnsibleModule, run: _nftables.Run, nft: Optional[str]) -> Dict[str, Any]:
+    """Keep the change that waits, and write what belongs on disk."""
+    directory = module.params["pending"]
+    if module.check_mode or not nft:
+        found = _safe_apply.waiting(directory)
+    else:
+        operator = _safe_apply.operator(os.getppid(), dict(os.environ))
+        found = _safe_apply.confirm(run, nft, directory, operator.connection if module.params["new_connection"] else None)
+    if found is None:
+        return {"changed": False, "changed_parts": [], "pending": False}
+    if not module.check_mode:
+        for path, text in found.files:
+            _put(path, _file(text))
+        _safe_apply.forget(directory)
+    return {"changed": True, "changed_parts": [], "pending": False, "sha256": found.sha256}
 
 
 def _change_kernel(run: _nftables.Run, nft: str, wish: Wish) -> Optional[str]:
@@ -245,11 +368,14 @@ def _nft(module: AnsibleModule) -> Optional[str]:
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "state": {"type": "str", "choices": ["present", "absent", "confirmed"], "default": "present"},
             "content": {"type": "str"},
             "users": {"type": "dict", "default": {}},
             "path": {"type": "path", "default": "/etc/cordon/firewall.nft"},
             "record": {"type": "path", "default": "/etc/cordon/firewall.json"},
+            "confirm_within": {"type": "int", "default": 0},
+            "pending": {"type": "path", "default": "/run/cordon/firewall"},
+            "new_connection": {"type": "bool", "default": True},
         },
         required_if=[("state", "present", ["content"])],
         supports_check_mode=True,
@@ -261,7 +387,10 @@ def main() -> None:
 
     try:
         nft = _nft(module)
-        result = _act(module, run, nft, _wish(module, run, nft))
+        if module.params["state"] == "confirmed":
+            result = _confirm(module, run, nft)
+        else:
+            result = _act(module, run, nft, _wish(module, run, nft))
     except (ValueError, OSError, _files.UnsafePath, _nftables.NftablesError) as error:
         module.fail_json(msg=f"nftables_table: {error}")
     module.exit_json(**result)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -108,7 +109,7 @@ class Network:
 
     def apply(
         self, *agents: dict[str, Any], check: bool = False, without: str = "",
-        services: dict[str, Any] | None = None, **options: Any,
+        services: dict[str, Any] | None = None, environment: dict[str, str] | None = None, **options: Any,
     ) -> dict[str, Any]:
         """Run the module nftables_table on the host, as Ansible would; without a capability of root's if so wished."""
         arguments: dict[str, Any] = {
@@ -116,6 +117,7 @@ class Network:
             "users": {name: SERVICE_USERS.get(user, user) for name, user in _nftables_ruleset.users(agents).items()},
             "path": str(self.directory / "firewall.nft"),
             "record": str(self.directory / "firewall.json"),
+            "pending": str(self.directory / "pending"),
             "_ansible_check_mode": check,
             "_ansible_diff": True,
             **options,
@@ -124,7 +126,7 @@ class Network:
         done = subprocess.run(
             ["ip", "netns", "exec", self.host, *less, sys.executable, str(MODULE)],
             input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}), capture_output=True, text=True,
-            env={**os.environ, "PYTHONPATH": str(self.collections)}, check=False,
+            env={**os.environ, "PYTHONPATH": str(self.collections), **(environment or {})}, check=False,
         )
         assert done.stdout.strip(), done.stderr
         result: dict[str, Any] = json.loads(done.stdout)
@@ -140,6 +142,7 @@ class Network:
         self.nft("-f", "-", stdin="table inet cordon {}\ndelete table inet cordon\n")
         for name in ("firewall.nft", "firewall.json"):
             (self.directory / name).unlink(missing_ok=True)
+        shutil.rmtree(self.directory / "pending", ignore_errors=True)
 
     def counter(self, name: str) -> int:
         """Packets that a counter of our table has seen."""
