@@ -7,6 +7,7 @@
     sha256   str|null: of the canonical listing, comparable with the record made when it was loaded
     uids     [int]|null: the uids that the table binds
     lines    int|null
+    proxy, resolver  see _facts_egress.py
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import re
 from typing import Any, Dict, List, Optional
 
-from . import _nftables
+from . import _facts_egress, _nftables
 from ._facts_source import Source
 
 RECORD = "/etc/cordon/firewall.json"
@@ -25,6 +26,10 @@ ABSENT = "No such file or directory"
 
 def read(source: Source) -> Dict[str, Any]:
     """Return the facts of this module (shape: module docstring)."""
+    return dict(_table(source), **_facts_egress.read(source))
+
+
+def _table(source: Source) -> Dict[str, Any]:
     unknown: Dict[str, Any] = {"present": None, "sha256": None, "uids": None, "lines": None}
     answer = source.command(*LIST)
     if answer is None:
@@ -34,7 +39,9 @@ def read(source: Source) -> Dict[str, Any]:
     if rc != 0:
         source.note(" ".join(LIST), err or "exit code %d" % rc)
         return dict(unknown, present=False if ABSENT in err else None)
-    return {"present": True, "sha256": _nftables.digest(out), "uids": bound_uids(out), "lines": len(out.splitlines())}
+    # What the resolver puts into its sets comes and goes; it is no part of the rules.
+    digest = _nftables.digest(_nftables.comparable(out))
+    return {"present": True, "sha256": digest, "uids": bound_uids(out), "lines": len(out.splitlines())}
 
 
 def recorded(source: Source) -> Optional[str]:

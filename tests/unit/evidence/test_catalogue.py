@@ -38,6 +38,8 @@ GATE = {
     "firewall-loaded",
     "firewall-as-recorded",
     "firewall-binds-agent",
+    "proxy-serves-agent",
+    "resolver-serves-agent",
     "audit-on",
     "events-written",
     "watch-running",
