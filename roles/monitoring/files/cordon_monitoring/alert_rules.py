@@ -22,7 +22,7 @@ GAP = "log-gap"
 TEST = "test"
 
 SUMMARIES = {
-    METADATA: "{agent} tried to reach the cloud metadata endpoint {address}: it was refused",
+    METADATA: "{agent} tried to reach the cloud metadata endpoint {endpoint}: it was refused",
     SENSITIVE: "{agent} was refused access to {path}",
     TAMPER: "{path}, which holds agents in, was changed by {program}",
 }
@@ -42,7 +42,8 @@ def rule_of(event: Event, sensitive_paths: Sequence[str]) -> str | None:
 
 def alert(event: Event, rule: str) -> Alert:
     """The alert of an event; its shape: docs/monitoring.md."""
-    shown = {"address": None, "path": None, **event, "agent": event["agent"] or "somebody"}
+    endpoint = event.get("address") or event.get("name")
+    shown = {"path": None, **event, "endpoint": endpoint, "agent": event["agent"] or event["program"] or "somebody"}
     return {
         "alert": rule,
         "severity": severity(event, rule),
@@ -60,11 +61,11 @@ def severity(event: Event, rule: str) -> str:
     return "warning" if rule == TAMPER and by_person else "critical"
 
 
-def host_alert(rule: str, host: str, seconds: float, summary: str) -> Alert:
-    """An alert about the monitoring itself, with no event behind it."""
+def host_alert(rule: str, host: str, seconds: float, summary: str, severity: str = "critical") -> Alert:
+    """An alert about the monitoring itself or another service of ours, with no event behind it."""
     return {
         "alert": rule,
-        "severity": "info" if rule == TEST else "critical",
+        "severity": "info" if rule == TEST else severity,
         "agent": None,
         "host": host,
         "time": events.when(seconds),

@@ -12,25 +12,31 @@ from typing import NamedTuple
 from . import event as events
 from .event import Event
 
-_PREFIX = re.compile(r"^cordon:([a-z][a-z0-9_]*):(denied|metadata|allowed) ")
+_PREFIX = re.compile(r"^cordon:(_?[a-z][a-z0-9_]*):(denied|metadata|allowed) ")
 _REASONS = {"denied": "nftables", "metadata": "metadata", "allowed": None}
 
 
 class KernelLine(NamedTuple):
-    """A line of the kernel's log. stamp: unique on this host."""
+    """A line of the kernel's log, or of one of our units. stamp: unique on this host. unit: "" for the kernel's."""
 
     seconds: float
     stamp: str
     text: str
+    unit: str = ""
 
 
 def firewall_event(line: KernelLine, host: str) -> Event | None:
-    """The event of a firewall line; None for every other line of the kernel."""
+    """The event of a firewall line; None for every other line of the kernel.
+
+    The proxy and the resolver (_proxy, _resolver) are no agents: what they were refused is the host's.
+    """
     match = _PREFIX.match(line.text)
     if not match:
         return None
     fields = dict(word.split("=", 1) for word in line.text.split() if "=" in word)
-    found = events.new(f"kernel:{line.stamp}", line.seconds, host, match[1], "nftables")
+    ours = match[1].startswith("_")
+    found = events.new(f"kernel:{line.stamp}", line.seconds, host, None if ours else match[1], "nftables")
+    found["program"] = match[1] if ours else None
     found.update(
         kind="connection",
         outcome="allowed" if match[2] == "allowed" else "denied",

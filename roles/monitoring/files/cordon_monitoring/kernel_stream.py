@@ -1,7 +1,7 @@
 # Copyright: the cordon.agent_host authors
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The kernel's log lines, from the journal, from a durable cursor.
+"""The kernel's log lines, and those of our resolver, from the journal, from a durable cursor.
 
 journalctl follows and hands out the cursor of every line: it is on every host that has systemd, and
 reads the formats of all its releases.
@@ -9,20 +9,24 @@ reads the formats of all its releases.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
 import time
 from typing import Any, Callable, Iterator
 
+from . import resolver_line
 from .firewall_line import KernelLine
 
-_COMMAND = ["journalctl", "--follow", "--no-tail", "--quiet", "--output=json", "_TRANSPORT=kernel"]
+# journalctl(1): "+" is a logical or.
+_MATCHES = ["_TRANSPORT=kernel", "+", f"_SYSTEMD_UNIT={resolver_line.UNIT}"]
+_COMMAND = ["journalctl", "--follow", "--no-tail", "--quiet", "--output=json", *_MATCHES]
 _RETRY = 5.0  # seconds between starts of a journalctl that ended
 
 
 class KernelStream:
-    """Lines of the kernel. `readable` is False while journalctl cannot be run or keeps ending."""
+    """Lines of the journal. `readable` is False while journalctl cannot be run or keeps ending."""
 
     def __init__(self, cursor: str | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.cursor = cursor
@@ -95,6 +99,11 @@ def _line(entry: dict[str, Any]) -> KernelLine:
     message = entry.get("MESSAGE")
     if isinstance(message, list):  # bytes that are not UTF-8
         message = bytes(message).decode("utf-8", "replace")
+    if entry.get("_TRANSPORT") != "kernel":
+        # Two lines of a program may have one time; a cursor names one entry.
+        stamp = hashlib.sha256(entry["__CURSOR"].encode()).hexdigest()[:24]
+        unit = str(entry.get("_SYSTEMD_UNIT", "-"))
+        return KernelLine(int(entry["__REALTIME_TIMESTAMP"]) / 1e6, stamp, message or "", unit)
     since_boot = entry.get("_SOURCE_MONOTONIC_TIMESTAMP") or entry["__MONOTONIC_TIMESTAMP"]
     stamp = f"{entry['_BOOT_ID'][:12]}:{since_boot}"
     return KernelLine(int(entry["__REALTIME_TIMESTAMP"]) / 1e6, stamp, message or "")

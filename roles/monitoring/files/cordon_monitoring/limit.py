@@ -19,6 +19,10 @@ WINDOW = 60.0  # seconds
 SAME = 10  # events of one act in a window
 CEILING = 3000  # events of one agent in a window
 
+# What only one event is about, and a count of many is not.
+_ITS_OWN = ("program", "pid", "path", "argv", "address", "addresses", "name", "type", "port", "secret", "apparmor", "sni",
+            "method", "url_path", "status", "sent", "received", "milliseconds", "refusal")  # fmt: skip
+
 Key = tuple[object, ...]
 
 
@@ -34,10 +38,9 @@ class Limiter:
         self._last: dict[Key, Event] = {}
 
     def allow(self, event: Event) -> bool:
-        """True: write it. A process start is only under the agent's ceiling: every one of them counts."""
-        keys = [("agent", event["agent"])] + (
-            [] if event["kind"] == "process" and event["outcome"] == "allowed" else [_same(event)]
-        )
+        """True: write it. Process starts and calls of APIs are only under the agent's ceiling: every one of them counts."""
+        each = event["kind"] in ("process", "api_call") and event["outcome"] == "allowed"
+        keys = [("agent", event["agent"])] + ([] if each else [_same(event)])
         for key in keys:
             self._seen[key] = self._seen.get(key, 0) + 1
         over = next((key for key in keys if self._seen[key] > self._limits[str(key[0])]), None)
@@ -62,12 +65,13 @@ class Limiter:
         counted = {**last, "time": events.when(wall), "id": f"{last['id']}:suppressed"}
         counted["suppressed"] = self._seen[key] - self._limits[str(key[0])]
         if key[0] == "agent":
-            for name in ("program", "pid", "path", "argv", "address", "port", "secret", "apparmor"):
+            for name in _ITS_OWN:
                 counted.pop(name, None)
             counted["operation"] = "any"
         return counted
 
 
 def _same(event: Event) -> Key:
-    names = ("agent", "kind", "outcome", "program", "operation", "path", "address", "port", "reason", "profile")
+    names = ("agent", "kind", "outcome", "program", "operation", "path", "address", "name", "type", "port", "reason", "profile",
+             "refusal")  # fmt: skip
     return ("same", *(event.get(name) for name in names))

@@ -1,13 +1,18 @@
 # Copyright: the cordon.agent_host authors
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Read a log that is rotated by renaming (audit.log, audit.log.1, ...) line by line, from a durable cursor."""
+"""Read a log that is rotated by renaming (audit.log, audit.log.1, ...) line by line, from a durable cursor.
+
+auditd renames its log itself and never writes to the old file again. A writer that is told afterwards (squid) goes on
+in the old one for a moment: such a file is left only when it has been quiet for a while (linger).
+"""
 
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
-from typing import BinaryIO, Iterator, NamedTuple
+from typing import BinaryIO, Callable, Iterator, NamedTuple
 
 _CHUNK = 1 << 20
 _HEAD = 64  # bytes; an audit record starts with time and serial, so this much tells two files apart
@@ -31,8 +36,13 @@ class Line(NamedTuple):
 class LogTail:
     """Yields each line once, across rotation and restart. `gaps` counts rotations that were missed."""
 
-    def __init__(self, path: Path, cursor: Cursor | None = None) -> None:
+    def __init__(self, path: Path, cursor: Cursor | None = None, linger: float = 0,
+                 clock: Callable[[], float] = time.time) -> None:  # fmt: skip
+        """linger: seconds for which a file that was rotated away must not have grown."""
         self._path = path
+        self._linger = linger
+        self._clock = clock
+        self._rotated: float | None = None  # when the file being read was first seen to be rotated away
         self._file: BinaryIO | None = None
         self._cursor = cursor
         self._rest = b""
@@ -44,8 +54,12 @@ class LogTail:
             # Looked up before reading: a file that was rotated away by then is written no more,
             # so its end is its end.
             newer = self._newer()
+            quiet = newer is not None and self._quiet()
             yield from self._current_file()
             if newer is None:
+                return
+            if not quiet:
+                newer.close()
                 return
             self._start(newer)
 
@@ -78,6 +92,13 @@ class LogTail:
         self._start(open(chosen, "rb"))  # noqa: SIM115
         return True
 
+    def _quiet(self) -> bool:
+        """Whether the file that was rotated away will not grow any more."""
+        assert self._file
+        now = self._clock()
+        self._rotated = now if self._rotated is None else self._rotated
+        return now - max(self._rotated, os.fstat(self._file.fileno()).st_mtime) >= self._linger
+
     def _chain(self) -> list[Path]:
         """The log's files, newest first."""
         paths = [self._path]
@@ -101,6 +122,7 @@ class LogTail:
             self._cursor = Cursor(inode, head, 0)
         file.seek(self._cursor.offset)
         self._rest = b""
+        self._rotated = None
 
     def _current_file(self) -> Iterator[Line]:
         assert self._file and self._cursor

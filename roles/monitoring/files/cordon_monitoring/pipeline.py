@@ -1,7 +1,7 @@
 # Copyright: the cordon.agent_host authors
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""From the two sources to the events to write and the alerts to send. No files, no threads, no sockets."""
+"""From the sources to the events to write and the alerts to send. No files, no threads, no sockets."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from .correlate import Correlator
 from .event import Event
 from .firewall_line import KernelLine, firewall_event
 from .limit import Limiter
+from .resolver_line import resolver_event
 
 
 class Pipeline:
@@ -36,10 +37,14 @@ class Pipeline:
             self._finish(self._correlator.offer(event, now), now)
 
     def take_kernel(self, line: KernelLine, now: float) -> None:
-        """A line from the kernel's log."""
-        event = firewall_event(line, self._settings.host)
+        """A line from the kernel's log, or from the resolver's."""
+        event = (resolver_event if line.unit else firewall_event)(line, self._settings.host)
         if event:
             self._finish(self._correlator.offer(event, now), now)
+
+    def take_event(self, event: Event, now: float) -> None:
+        """An event that is whole, of the proxy's log."""
+        self._finish([event], now)
 
     def take_lost(self, lost: int, now: float, wall: float) -> None:
         """The kernel's count of audit records that it lost since boot."""

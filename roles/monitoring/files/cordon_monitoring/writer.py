@@ -14,9 +14,10 @@ from __future__ import annotations
 import logging
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
-from . import alert_rules, audit_status, config, kernel_audit, saved, service
+from . import alert_rules, audit_status, config, kernel_audit, proxy_line, saved, service
 from .act import AuditEvent
 from .alert_queue import AlertQueue
 from .audit_stream import AuditStream
@@ -25,11 +26,14 @@ from .correlate import HOLD
 from .event import Event, when
 from .event_log import EventLog
 from .kernel_stream import KernelStream
-from .log_tail import Cursor
+from .log_tail import Cursor, LogTail
 from .pipeline import Pipeline
+from .served import Served
 from .spool import Spool
 
 _PAUSE = 0.5  # seconds between looks at the sources
+PROXY_LOG = Path("/var/log/cordon/proxy.log")
+_LINGER = 10.0  # seconds for which squid may write to a log that was renamed; logrotate tells it at once
 _SLICE = 500  # acts after which a long backlog is written and systemd's watchdog told
 _REPORT = 5.0  # seconds between state files
 # An event may be held for its twin, so the place to go on from is one from before that.
@@ -47,19 +51,22 @@ class Writer:
         self._agents = config.LiveAgents()
         self._audit = AuditStream(cursor=Cursor(*place["audit"]) if place.get("audit") else None)
         self._kernel = KernelStream(place.get("kernel"))
+        self._proxy = LogTail(PROXY_LOG, Cursor(*place["proxy"]) if place.get("proxy") else None, _LINGER)
         self._log = EventLog()
         self._alerts = AlertQueue(settings.webhook_url)
         self._pipeline = Pipeline(settings, self._raise)
         self._burn_in = Collector(continued=bool(place))
         self._spool = Spool(settings.host)
+        self._served = Served()
         self._batch: list[Event] = []
         self._places: list[tuple[float, dict[str, Any]]] = []
         self._saved: dict[str, Any] = {}
         self._last_event: str | None = None
         self._log_error: str | None = None
         self._reported = 0.0
-        self._gaps = 0
+        self._gaps = self._lost_acts = 0
         self._malformed = 0
+        self._malformed_lines = 0  # of the proxy's log
         self._collected_until: float | None = None
         self._stopping = False
 
@@ -104,7 +111,11 @@ class Writer:
                 self._batch += self._pipeline.finished(time.monotonic())
                 self._write()
                 service.notify("WATCHDOG=1")
+        self._read_proxy()
         for line in self._kernel.poll():
+            if line.unit:
+                self._pipeline.take_kernel(line, now)
+                continue
             printed, loss = kernel_audit.avc(line), kernel_audit.loss(line)
             if printed:
                 self._take(printed, agents, now)
@@ -112,6 +123,20 @@ class Writer:
                 self._burn_in.lose(loss, line.seconds)
             else:
                 self._pipeline.take_kernel(line, now)
+
+    def _read_proxy(self) -> None:
+        for number, line in enumerate(self._proxy.lines(), 1):
+            try:
+                event = proxy_line.proxy_event(line.text, f"{line.start.inode}:{line.start.offset}", self._settings.host)
+            except proxy_line.NoLine as error:
+                self._malformed_lines += bool(line.text)
+                log.debug("the proxy's log, line at %d: %s", line.start.offset, error)
+                continue
+            self._pipeline.take_event(event, time.monotonic())
+            if number % _SLICE == 0:
+                self._batch += self._pipeline.finished(time.monotonic())
+                self._write()
+                service.notify("WATCHDOG=1")
 
     def _take(self, found: AuditEvent, agents: config.Agents, now: float) -> None:
         # Before anything is counted away or left out: burn-in needs every verdict.
@@ -134,7 +159,7 @@ class Writer:
         return True
 
     def _place(self) -> dict[str, Any]:
-        return {"audit": self._audit.safe_cursor(), "kernel": self._kernel.cursor}
+        return {"audit": self._audit.safe_cursor(), "kernel": self._kernel.cursor, "proxy": self._proxy.position()}
 
     def _settle(self, now: float) -> None:
         """Save the newest place of which every event is written, and every verdict collected and on disk."""
@@ -151,7 +176,7 @@ class Writer:
             self._saved = place
 
     def _watch(self, now: float) -> None:
-        """What concerns the monitoring itself: records lost, audit off."""
+        """What concerns the monitoring itself and the services of the agents: records lost, audit off, proxy down."""
         if now - self._reported < _REPORT:
             return
         self._reported = now
@@ -161,20 +186,25 @@ class Writer:
             self._pipeline.take_lost(status.lost, now, time.time())
         if self._settings.audit_required and not (status and status.enabled):
             self._host_alert(alert_rules.AUDIT_OFF, "the kernel does not audit: acts of agents are not recorded", now)
+        for change in self._served.changes(now):
+            self._host_alert(change.rule, change.summary, now, change.severity)
         self._report(status)
 
     def _missed(self, now: float) -> None:
         """Say what could not be read, before the place behind it is saved."""
-        gaps, malformed = self._audit.tail.gaps + self._kernel.gaps, self._audit.malformed
+        acts, malformed = self._audit.tail.gaps + self._kernel.gaps, self._audit.malformed
+        gaps = acts + self._proxy.gaps
         if gaps > self._gaps:
             self._host_alert(alert_rules.GAP, "a log was rotated away before it was read: acts of agents are missing", now)
+        if acts > self._lost_acts:
             self._burn_in.lose("a log was rotated away before it was read", time.time())
         if malformed > self._malformed:
             self._burn_in.lose("records of the audit log could not be read", time.time())
-        self._gaps, self._malformed = gaps, malformed
+        self._gaps, self._lost_acts, self._malformed = gaps, acts, malformed
 
-    def _host_alert(self, rule: str, summary: str, now: float) -> None:
-        self._pipeline.take_alert(alert_rules.host_alert(rule, self._settings.host, time.time(), summary), now)
+    def _host_alert(self, rule: str, summary: str, now: float, severity: str = "critical") -> None:
+        found = alert_rules.host_alert(rule, self._settings.host, time.time(), summary, severity)
+        self._pipeline.take_alert(found, now)
 
     def _raise(self, found: alert_rules.Alert) -> None:
         try:
@@ -189,9 +219,9 @@ class Writer:
             "events": self._log.written,
             "last_event": self._last_event,
             "suppressed": self._pipeline.limiter.suppressed,
-            "cursor_lag": self._audit.tail.lag(),
-            "gaps": self._audit.tail.gaps + self._kernel.gaps,
-            "malformed": self._audit.malformed,
+            "cursor_lag": self._audit.tail.lag() + self._proxy.lag(),
+            "gaps": self._audit.tail.gaps + self._kernel.gaps + self._proxy.gaps,
+            "malformed": self._audit.malformed + self._malformed_lines,
             "collected_until": self._collected_until and when(self._collected_until),
             "log_writable": self._log_error is None and self._log.writable(),
             "log_error": self._log_error,
