@@ -54,7 +54,7 @@ def read(path: Path) -> Settings:
 def parse(data: Any) -> Settings:
     """Check what would otherwise fail with a question at hand, or become another nft command."""
     servers = tuple(str(ipaddress.ip_address(server)) for server in data["servers"])
-    if not servers:
+    if data["clients"] and not servers:
         raise ValueError("servers is empty: name the DNS servers that this host may ask")
     clients = tuple(_client(client) for client in data["clients"])
     if len({client.address for client in clients}) != len(clients):
