@@ -84,7 +84,9 @@ def test_what_is_no_question_gets_a_header_or_nothing() -> None:
     two = asked()
     two.question.append(asked("b.example.org").question[0])
     assert rcode(message.read(two.to_wire())) == dns.rcode.FORMERR
-    assert rcode(message.read(asked(use_edns=1).to_wire())) == dns.rcode.BADVERS
+    newer = asked()
+    newer.use_edns(1, 0x10000)  # dnspython 2.1 takes the version from the flags only
+    assert rcode(message.read(newer.to_wire())) == dns.rcode.BADVERS
     notify = asked()
     notify.set_opcode(4)
     assert message.read(notify.to_wire())[3] & 15 == dns.rcode.NOTIMP  # type: ignore[index]

@@ -208,7 +208,7 @@ def test_a_grant_that_comes_while_an_answer_is_kept_holds_at_once(bench: Bench, 
     bench.answers["git.example.org"] = Given(0, (), ("10.1.1.1", "203.0.113.9"), 300)
     assert bench("git.example.org")[1] == ["203.0.113.9"]
     bench.resolver.change(client._replace(grants=(Grant("git.example.org", (("tcp", 22),), ("10.1.1.0/24",)),)))
-    assert bench("git.example.org")[1] == ["10.1.1.1", "203.0.113.9"]
+    assert set(bench("git.example.org")[1]) == {"10.1.1.1", "203.0.113.9"}
 
 
 def test_an_answer_that_comes_after_a_change_is_judged_by_the_new_list(bench: Bench, client: Client) -> None:
