@@ -94,6 +94,10 @@ def test_like_denials_are_one_entry_and_the_newest_is_last(on_call):
      ["never: metadata.google.internal is a metadata service"]),
     (event(kind="api_call", operation="CONNECT", path=None, reason="proxy", refusal="name", name="-no host-", port=443),
      ["never: ", "is not a host name"]),
+    (event(kind="dns", operation="resolve", path=None, reason="resolver", name=None, type=None, refusal="flood"),
+     ["may not do dns (flood)", "refused by: the resolver"]),
+    (event(kind="dns", operation="resolve", path=None, reason="filtered", name="db.example.org", type="A", refusal="10.0.0.1 is"
+           " a private address"), ["the resolver's reason: 10.0.0.1 is a private address"]),
     (event(kind="dns", operation="resolve", path=None, reason="resolver", name="git.example.org", type="A"),
      ["may not look up the name git.example.org", "refused by: the resolver", "[{name: git.example.org}]",
       "write that port"]),
@@ -115,6 +119,10 @@ CONNECTS = {"kind": "connection", "operation": "connect", "path": None, "reason"
     # A program that does not know of the proxy asks DNS first: nobody answers an agent with https names only.
     ([event(kind="dns", operation="resolve", path=None, reason="resolver", name="api.example.org")],
      ["agents[0].egress[0] grants it through the proxy", "does not use https_proxy"]),
+    ([event(kind="dns", operation="resolve", path=None, reason="filtered", name="git.example.org", refusal="10.0.0.1 is private")],
+     ["the resolver's reason: 10.0.0.1 is private", "agents[0].egress[1] grants the name, but not to lead there"]),
+    ([event(kind="dns", operation="resolve", path=None, reason="resolver", name="git.example.org", type="TXT")],
+     ["only the types A and AAAA are answered"]),
     # The address is the answer to a name: the change names it, not an address that is another's tomorrow.
     ([ANSWERED, event(2, **CONNECTS, address="203.0.113.9", port=8080)],
      ["may not connect to 203.0.113.9 (git.example.org) port 8080", "+    egress: [", "{name: git.example.org, port: 8080}",

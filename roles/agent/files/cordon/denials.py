@@ -97,6 +97,8 @@ def as_act(event: Mapping[str, Any], led: Optional[Mapping[str, str]] = None) ->
 
 def _guessed(event: Mapping[str, Any], operation: str) -> Dict[str, Any]:
     """Class and access of an act that AppArmor said nothing of."""
+    if event.get("kind") in NETWORK:  # a question, or a request, without a name
+        return {"class": "other", "operation": str(event.get("kind")), "detail": event.get("refusal")}
     if event.get("kind") == "process" and operation != "exec":
         return {"class": "other", "detail": str(event.get("operation")).partition(" ")[2] or None}
     if operation == "exec":
@@ -124,7 +126,7 @@ def _on_network(group: Dict[str, Any], agent: Mapping[str, Any], agents: List[Di
         never = f"nothing grants {words.plain(str(act['protocol']), 20)}: an agent has TCP and UDP only"
         return {**shown, "suggestion": _suggestion(agent, "never", never, None), "remark": ""}
     try:
-        found = explain.denied(act, agents, agent)
+        found = explain.denied({**act, "reason": reason}, agents, agent)
     except ValueError as error:  # an agent may ask for anything
         return {**shown, "suggestion": _suggestion(agent, "never", str(error), None), "remark": ""}
     suggestion = None
@@ -147,6 +149,8 @@ def _remark(act: Mapping[str, Any], reason: str, suggested: bool) -> str:
         return "if the agent is to have it, its user or group needs the permission on the file itself"
     if reason == "EROFS" and not suggested:
         return "write below the workspace, or list the path under workspace.read_write"
+    if reason in ("proxy", "resolver"):
+        return "it named no host; see what the program sends"
     if reason == "EPERM":
         return "no agent is to do this; a program that needs it is not one for agents"
     if reason == "apparmor" and not suggested:

@@ -77,13 +77,15 @@ BY_PROXY = {
 def denied(act: Mapping[str, Any], agents: List[Dict[str, Any]], agent: Mapping[str, Any]) -> Dict[str, Any]:
     """The answer to an act of class network that was refused, with a remark for people.
 
-    act: with address or name, port, protocol; `name` also where the resolver led the agent to this address.
+    act: with address or name, port, protocol, reason; `name` also where the resolver led the agent to this address.
     """
     dns = act["operation"] == "resolve"
     target = _egress_explain.read(str(act.get("name") or act["address"]), None if dns else act.get("port"), _said(act))
     found = _egress_explain.explain(agents, agent["name"], target)
     remarks = [BY_PROXY[str(act["detail"])]] if act.get("detail") in BY_PROXY else []
     remarks += found["notes"] if not found["allowed"] else _although(found, act, dns)
+    if dns and act.get("detail"):
+        remarks.insert(0, f"the resolver's reason: {act['detail']}")
     if dns and found["to_allow"]:
         remarks.append("it only asked for the name: where it wants another port than 443, write that port")
     return {**found, "remark": "; ".join(remarks)}
@@ -100,6 +102,10 @@ def _although(found: Mapping[str, Any], act: Mapping[str, Any], dns: bool) -> Li
     if dns and found["way"] == _egress_explain.BY_PROXY:
         return [f"{decided} grants it through the proxy, which resolves it: this program asks DNS itself, so it does not"
                 " use https_proxy"]
+    if act["reason"] == "filtered":
+        return [f"{decided} grants the name, but not to lead there: add the network to its networks, if it is the service's"]
+    if dns:
+        return [f"{decided} grants the name; of names only the types A and AAAA are answered"]
     if act.get("address") and found["way"] == _egress_explain.BY_PROXY:
         return [f"{decided} grants it through the proxy only: this program does not use https_proxy"]
     if act.get("detail") in BY_PROXY:
