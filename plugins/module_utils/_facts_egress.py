@@ -126,7 +126,7 @@ def ask_proxy() -> Optional[str]:
     """What the proxy says of itself to this host; null where it says nothing."""
     try:
         with socket.create_connection((_egress.PROXY_LISTENS_TO, _egress.PROXY_PORT), SECONDS) as channel:
-            channel.sendall(b"GET / HTTP/1.1\r\nHost: state\r\nConnection: close\r\n\r\n")
+            channel.sendall(b"OPTIONS * HTTP/1.0\r\n\r\n")
             said = b""
             while len(said) < 65536:
                 part = channel.recv(4096)

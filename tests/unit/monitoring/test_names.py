@@ -14,7 +14,7 @@ from cordon_monitoring.kernel_stream import _line
 from cordon_monitoring.limit import SAME, Limiter
 from cordon_monitoring.log_tail import LogTail
 from cordon_monitoring.pipeline import Pipeline
-from cordon_monitoring.proxy_line import NoLine, proxy_event
+from cordon_monitoring.proxy_line import proxy_event
 from cordon_monitoring.resolver_line import resolver_event
 from cordon_monitoring.served import PATIENCE, Served
 
@@ -42,7 +42,7 @@ def call(**fields):
     ({**REFUSED, "reason": "sni", "sni": "evil.example"}, {"refusal": "sni", "sni": "evil.example"}),
     ({**REFUSED, "reason": "metadata"}, {"outcome": "denied", "reason": "metadata"}),
     ({**REFUSED, "host": "-", "port": "-"}, {"name": None, "port": None}),
-    ({**ENDED, "error": "ERR_CONNECT_FAIL"}, {"outcome": "allowed", "reason": "ERR_CONNECT_FAIL"}),
+    ({**ENDED, "error": "ERR_CONNECT_FAIL"}, {"outcome": "allowed", "operation": "open", "reason": "ERR_CONNECT_FAIL"}),
 ])  # fmt: skip
 def test_a_line_of_the_proxy_is_an_event(line, expected):
     found = proxy_event(json.dumps(line), "7:0", "web1")
@@ -59,8 +59,7 @@ def test_a_query_never_reaches_the_event_log():
     "", "x", "[]", "{}", '{"at": "x"}', json.dumps({**TUNNEL, "agent": "../x"}), json.dumps({**TUNNEL, "agent": None}),
 ])
 def test_what_is_no_line_of_the_proxy(text):
-    with pytest.raises(NoLine):
-        proxy_event(text, "7:0", "web1")
+    assert proxy_event(text, "7:0", "web1") is None
 
 
 def question(stamp="b:1", **said):

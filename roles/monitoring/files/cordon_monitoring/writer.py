@@ -126,13 +126,11 @@ class Writer:
 
     def _read_proxy(self) -> None:
         for number, line in enumerate(self._proxy.lines(), 1):
-            try:
-                event = proxy_line.proxy_event(line.text, f"{line.start.inode}:{line.start.offset}", self._settings.host)
-            except proxy_line.NoLine as error:
+            event = proxy_line.proxy_event(line.text, f"{line.start.inode}:{line.start.offset}", self._settings.host)
+            if event:
+                self._pipeline.take_event(event, time.monotonic())
+            else:
                 self._malformed_lines += bool(line.text)
-                log.debug("the proxy's log, line at %d: %s", line.start.offset, error)
-                continue
-            self._pipeline.take_event(event, time.monotonic())
             if number % _SLICE == 0:
                 self._batch += self._pipeline.finished(time.monotonic())
                 self._write()
