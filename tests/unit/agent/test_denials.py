@@ -119,7 +119,8 @@ CONNECTS = {"kind": "connection", "operation": "connect", "path": None, "reason"
     # A program that does not know of the proxy asks DNS first: nobody answers an agent with https names only.
     ([event(kind="dns", operation="resolve", path=None, reason="resolver", name="api.example.org")],
      ["agents[0].egress[0] grants it through the proxy", "does not use https_proxy"]),
-    ([event(kind="dns", operation="resolve", path=None, reason="filtered", name="git.example.org", refusal="10.0.0.1 is private")],
+    ([event(kind="dns", operation="resolve", path=None, reason="filtered", name="git.example.org",
+            refusal="10.0.0.1 is private")],
      ["the resolver's reason: 10.0.0.1 is private", "agents[0].egress[1] grants the name, but not to lead there"]),
     ([event(kind="dns", operation="resolve", path=None, reason="resolver", name="git.example.org", type="TXT")],
      ["only the types A and AAAA are answered"]),

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
-from . import _egress_explain, host, words
+from . import _egress, _egress_explain, host, words
 from ._apparmor_suggest_text import flow
 from ._manifest import DEFAULTS
 
@@ -80,7 +80,8 @@ def denied(act: Mapping[str, Any], agents: List[Dict[str, Any]], agent: Mapping[
     act: with address or name, port, protocol, reason; `name` also where the resolver led the agent to this address.
     """
     dns = act["operation"] == "resolve"
-    target = _egress_explain.read(str(act.get("name") or act["address"]), None if dns else act.get("port"), _said(act))
+    port, protocol = _looked_up(agent, str(act["name"])) if dns else (act.get("port"), _said(act))
+    target = _egress_explain.read(str(act.get("name") or act["address"]), port, protocol)
     found = _egress_explain.explain(agents, agent["name"], target)
     remarks = [BY_PROXY[str(act["detail"])]] if act.get("detail") in BY_PROXY else []
     remarks += found["notes"] if not found["allowed"] else _although(found, act, dns)
@@ -92,8 +93,14 @@ def denied(act: Mapping[str, Any], agents: List[Dict[str, Any]], agent: Mapping[
 
 
 def _said(act: Mapping[str, Any]) -> Optional[str]:
-    """The protocol to ask for; that of a name that was only asked for is not known."""
-    return None if act["operation"] == "resolve" or (act.get("name") and act["protocol"] == "tcp") else act["protocol"]
+    """The protocol to ask for; where the resolver led to the address, an https line of that name counts too."""
+    return None if act.get("name") and act["protocol"] == "tcp" else act["protocol"]
+
+
+def _looked_up(agent: Mapping[str, Any], name: str) -> Tuple[Optional[int], Optional[str]]:
+    """Port and protocol of the agent's line for a name that it asked the resolver for, which tells neither."""
+    entry = _egress.entry_for(_egress.direct_names(agent), name) or _egress.entry_for(_egress.https_names(agent), name)
+    return (entry["port"], entry["protocol"]) if entry else (None, None)
 
 
 def _although(found: Mapping[str, Any], act: Mapping[str, Any], dns: bool) -> List[str]:
