@@ -14,7 +14,7 @@ from ansible.plugins.action import ActionBase
 OVER_THE_NETWORK = ("ssh", "paramiko", "paramiko_ssh", "libssh", "ansible.netcommon.libssh")
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(ActionBase):
     """Runs the module. A change that waits for its confirmation is confirmed over a connection that is new."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
