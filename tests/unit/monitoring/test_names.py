@@ -110,12 +110,17 @@ def flow():
     return Pipeline(settings, raised.append), raised
 
 
+NOBODY = config.Agents({}, frozenset())
+
+
 def test_both_go_into_the_log_and_metadata_wakes_somebody(flow):
     pipeline, raised = flow
-    pipeline.take_event(call(), 1.0)
-    pipeline.take_event(call(reason="metadata", host="metadata.google.internal"), 1.0)
+    assert pipeline.take_proxy(json.dumps(TUNNEL), "7:0", NOBODY, 1.0)
+    metadata = {**REFUSED, "reason": "metadata", "host": "metadata.google.internal"}
+    assert pipeline.take_proxy(json.dumps(metadata), "7:9", NOBODY, 1.0)
+    assert not pipeline.take_proxy("squid says hello", "7:99", NOBODY, 1.0)
     said = {"agent": "scout", "event": "dns", "name": "metadata.goog", "type": "A", "outcome": "refused"}
-    pipeline.take_kernel(KernelLine(1.0, "b:1", json.dumps(said), resolver_line.UNIT), 1.0)
+    pipeline.take_resolver(KernelLine(1.0, "b:1", json.dumps(said), resolver_line.UNIT), NOBODY, 1.0)
     assert [event["kind"] for event in pipeline.finished(9.0)] == ["api_call", "api_call", "dns"]
     assert [alert["alert"] for alert in raised] == [alert_rules.METADATA]
     assert "scout tried to reach the cloud metadata endpoint metadata.google.internal" in raised[0]["summary"]
@@ -123,8 +128,20 @@ def test_both_go_into_the_log_and_metadata_wakes_somebody(flow):
 
 def test_a_line_that_looks_like_the_kernels_is_not_taken_from_the_resolver(flow):
     pipeline, _raised = flow
-    pipeline.take_kernel(KernelLine(1.0, "b:1", "cordon:scout:denied OUT=lo DST=203.0.113.9", resolver_line.UNIT), 1.0)
+    pipeline.take_resolver(KernelLine(1.0, "b:1", "cordon:scout:denied OUT=lo DST=203.0.113.9", resolver_line.UNIT), NOBODY, 1.0)
     assert pipeline.finished(9.0) == []
+
+
+def test_what_the_manifest_wants_unlogged_is_left_out_but_no_refusal_of_it(tmp_path, flow):
+    named = {"name": "api.example.org", "port": 443, "protocol": "https", "log": False, "inspect": False, "networks": []}
+    egress = [named, {**named, "name": "git.example.org", "port": 22, "protocol": "tcp", "log": True}]
+    (tmp_path / "manifest.json").write_text(json.dumps({"agents": [{"name": "scout", "user": "agent-x", "egress": egress}]}))
+    agents, (pipeline, _raised) = config.agents(tmp_path / "manifest.json"), flow
+    for number, line in enumerate([TUNNEL, REFUSED, {**TUNNEL, "agent": "scribe"}, {**TUNNEL, "host": "git.example.org"}]):
+        assert pipeline.take_proxy(json.dumps(line), str(number), agents, 1.0)
+    told = [(event["agent"], event["name"], event["outcome"]) for event in pipeline.finished(9.0)]
+    assert told == [("scout", "api.example.org", "denied"), ("scribe", "api.example.org", "allowed"),
+                    ("scout", "git.example.org", "allowed")]  # fmt: skip
 
 
 @pytest.mark.parametrize("service", ["_proxy", "_resolver"])

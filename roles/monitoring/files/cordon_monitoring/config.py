@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import pwd
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Mapping, NamedTuple
+
+from cordon import _egress
 
 SETTINGS = Path("/etc/cordon/monitoring.json")
 MANIFEST = Path("/etc/cordon/manifest.json")
@@ -36,6 +38,13 @@ class Agents(NamedTuple):
     by_uid: dict[int, str]
     names: frozenset[str]
     burning: frozenset[str] = frozenset()
+    named: Mapping[str, list[dict[str, Any]]] = {}  # egress by name, of the agents that have a line with `log: false`
+
+    def wants(self, event: Mapping[str, Any]) -> bool:
+        """Whether an allowed call or question is to be logged, by the line of the manifest that allowed it."""
+        entries = self.named.get(event["agent"] or "", []) if event["outcome"] == "allowed" else []
+        entry = _egress.entry_for(entries, event.get("name") or "", event.get("port"))
+        return entry is None or bool(entry["log"])
 
 
 def agents(path: Path = MANIFEST) -> Agents:
@@ -49,7 +58,9 @@ def agents(path: Path = MANIFEST) -> Agents:
             continue
     # The role agent writes the mode that holds on this host, promotions included.
     burning = frozenset(agent["name"] for agent in listed if agent.get("mode") == "burn_in")
-    return Agents(by_uid, frozenset(agent["name"] for agent in listed), burning)
+    named = {agent["name"]: [entry for entry in agent.get("egress", []) if "name" in entry] for agent in listed}
+    quiet = {name: entries for name, entries in named.items() if not all(entry["log"] for entry in entries)}
+    return Agents(by_uid, frozenset(agent["name"] for agent in listed), burning, quiet)
 
 
 class LiveAgents:

@@ -15,6 +15,7 @@ from .correlate import Correlator
 from .event import Event
 from .firewall_line import KernelLine, firewall_event
 from .limit import Limiter
+from .proxy_line import proxy_event
 from .resolver_line import resolver_event
 
 
@@ -37,14 +38,23 @@ class Pipeline:
             self._finish(self._correlator.offer(event, now), now)
 
     def take_kernel(self, line: KernelLine, now: float) -> None:
-        """A line from the kernel's log, or from the resolver's."""
-        event = (resolver_event if line.unit else firewall_event)(line, self._settings.host)
+        """A line from the kernel's log."""
+        event = firewall_event(line, self._settings.host)
         if event:
             self._finish(self._correlator.offer(event, now), now)
 
-    def take_event(self, event: Event, now: float) -> None:
-        """An event that is whole, of the proxy's log."""
-        self._finish([event], now)
+    def take_resolver(self, line: KernelLine, agents: Agents, now: float) -> None:
+        """A line of the resolver."""
+        event = resolver_event(line, self._settings.host)
+        if event and agents.wants(event):
+            self._finish([event], now)
+
+    def take_proxy(self, text: str, identity: str, agents: Agents, now: float) -> bool:
+        """A line of the proxy's log; False where it is none."""
+        event = proxy_event(text, identity, self._settings.host)
+        if event and agents.wants(event):
+            self._finish([event], now)
+        return event is not None
 
     def take_lost(self, lost: int, now: float, wall: float) -> None:
         """The kernel's count of audit records that it lost since boot."""

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from . import alert_rules, audit_status, config, kernel_audit, proxy_line, saved, service
+from . import alert_rules, audit_status, config, kernel_audit, saved, service
 from .act import AuditEvent
 from .alert_queue import AlertQueue
 from .audit_stream import AuditStream
@@ -111,10 +111,10 @@ class Writer:
                 self._batch += self._pipeline.finished(time.monotonic())
                 self._write()
                 service.notify("WATCHDOG=1")
-        self._read_proxy()
+        self._read_proxy(agents)
         for line in self._kernel.poll():
             if line.unit:
-                self._pipeline.take_kernel(line, now)
+                self._pipeline.take_resolver(line, agents, now)
                 continue
             printed, loss = kernel_audit.avc(line), kernel_audit.loss(line)
             if printed:
@@ -124,12 +124,10 @@ class Writer:
             else:
                 self._pipeline.take_kernel(line, now)
 
-    def _read_proxy(self) -> None:
+    def _read_proxy(self, agents: config.Agents) -> None:
         for number, line in enumerate(self._proxy.lines(), 1):
-            event = proxy_line.proxy_event(line.text, f"{line.start.inode}:{line.start.offset}", self._settings.host)
-            if event:
-                self._pipeline.take_event(event, time.monotonic())
-            else:
+            identity = f"{line.start.inode}:{line.start.offset}"
+            if not self._pipeline.take_proxy(line.text, identity, agents, time.monotonic()):
                 self._malformed_lines += bool(line.text)
             if number % _SLICE == 0:
                 self._batch += self._pipeline.finished(time.monotonic())
