@@ -27,7 +27,8 @@ def event(line: str, agents: Optional[Mapping[str, str]] = None) -> Optional[Dic
     {"at": seconds since 1970, "agent", "host", "port", "sni", "outcome", "reason", "method", "path", "status",
     "bytes_sent", "bytes_received", "milliseconds", "inspected"}
 
-    outcome: "refused" (reason: a key of _egress_proxy.REASONS, or "unreadable", "too large"), "failed" (reason: squid's word for it), "opened" and
+    outcome: "refused" (reason: a key of _egress_proxy.REASONS, or "unreadable", "too large"), "failed" (reason: squid says
+    why), "opened" and
     "closed" for the two ends of a tunnel, "answered" for a request that was inspected. method, path (without its query)
     and status (the server's) are those of an inspected or refused request, else None.
     """
