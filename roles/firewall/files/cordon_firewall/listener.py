@@ -60,10 +60,15 @@ class Listener:
         """Raises OSError where the address is taken."""
         address = self.resolver.client.address
         loop = asyncio.get_running_loop()
-        self._tcp = await asyncio.start_server(self._connection, address, self._port)
-        self._udp, _protocol = await loop.create_datagram_endpoint(
-            lambda: Datagrams(self.resolver), local_addr=(address, self._port)
-        )
+        try:
+            self._tcp = await asyncio.start_server(self._connection, address, self._port)
+            self._udp, _protocol = await loop.create_datagram_endpoint(
+                lambda: Datagrams(self.resolver), local_addr=(address, self._port)
+            )
+        except OSError as error:
+            self.close()
+            raise OSError(f"{address} port {self._port}: {error} (another DNS server on all addresses of this host has to"
+                          " name those that it serves)") from error  # fmt: skip
 
     def close(self) -> None:
         """Stop listening."""

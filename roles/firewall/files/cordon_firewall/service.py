@@ -39,11 +39,15 @@ def say(text: str, level: int = NOTICE) -> None:
 
 
 def notify(message: str) -> None:
-    """Tell systemd (sd_notify(3)); nothing happens outside of it."""
+    """Tell systemd (sd_notify(3)); nothing happens outside of it. If it does not listen, agents still want their answers."""
     address = os.environ.get("NOTIFY_SOCKET")
-    if address:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+        try:
             channel.sendto(message.encode(), address.replace("@", "\0", 1) if address[0] == "@" else address)
+        except OSError as error:
+            say(f"systemd was not told {message.split()[0]}: {error}")
 
 
 class Service:
