@@ -92,28 +92,19 @@ def test_a_change_of_another_agent_s_list_leaves_a_connection_alone(names):
     assert say(held) == "sent"
 
 
-@pytest.fixture
-def foreign_marks(names: Network) -> Iterator[Network]:
+@pytest.fixture(params=[0xC0000001, _egress.mark("git", _egress.direct_names(GIT))], ids=["another", "our own"])
+def foreign_marks(names: Network, request) -> Iterator[Network]:
     """Another program's table, which marks every connection before we look."""
-    names.nft("-f", "-", stdin="""table inet foreign {
-        chain output { type filter hook output priority -150; ct mark set 0xc0000001; }
-    }""")
+    names.nft("-f", "-", stdin=f"""table inet foreign {{
+        chain output {{ type filter hook output priority -150; ct mark set {request.param:#x}; }}
+    }}""")
     yield names
     names.nft("delete", "table", "inet", "foreign")
 
 
-def test_a_mark_of_somebody_else_opens_nothing(foreign_marks):
+def test_a_mark_opens_no_connection_that_is_new(foreign_marks):
     assert outcomes(foreign_marks, ORDINARY, SSH) == ["answered"]
     assert outcomes(foreign_marks, AGENT, SSH, NTP) == ["ECONNREFUSED", "EPERM"]
-
-
-def test_even_our_own_mark_opens_no_connection_that_is_new(names):
-    mark = _egress.mark("git", _egress.direct_names(GIT))
-    names.nft("-f", "-", stdin=f"""table inet foreign {{
-        chain output {{ type filter hook output priority -150; ct mark set {mark:#x}; }}
-    }}""")
-    assert outcomes(names, AGENT, SSH, NTP) == ["ECONNREFUSED", "EPERM"]
-    names.nft("delete", "table", "inet", "foreign")
 
 
 @pytest.mark.parametrize("address", ["169.254.169.254", "fd00:ec2::254", "64:ff9b::a9fe:a9fe"])
