@@ -133,10 +133,11 @@ class World:
             path.chmod(0o777)
             rights = "+net_admin,+net_bind_service"
             self.log = (self.directory / "journal").open("a+")
+            what = start or ("-m", "cordon_firewall.service")
             command = (
                 ["ip", "netns", "exec", self.network.host, "setpriv", f"--reuid={RESOLVER_USER}", f"--regid={RESOLVER_USER}",
                  "--clear-groups", "--no-new-privs", f"--inh-caps=-all,{rights}", f"--ambient-caps=-all,{rights}",
-                 f"--bounding-set=-all,{rights}", "--", PYTHON, "-B", "-E", *(start or ("-m", "cordon_firewall.service")), str(self.settings)]
+                 f"--bounding-set=-all,{rights}", "--", PYTHON, "-B", "-E", *what, str(self.settings)]
             )
             complaints = (self.directory / "complaints").open("a")
             self.process = self._start(command, cwd=self.directory / "lib", stdout=self.log, stderr=complaints,

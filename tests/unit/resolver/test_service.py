@@ -151,6 +151,21 @@ def test_a_reload_serves_whom_the_new_file_names(tmp_path: Path, packets: Filter
     assert [json.loads(line)["agent"] for line in bench.lines] == ["autopilot", "scribe", "scribe"]
 
 
+def test_an_address_that_passes_to_another_client_is_that_one_s_alone(tmp_path: Path, packets: Filter) -> None:
+    async def act(bench: Bench) -> None:
+        reader, writer = await asyncio.open_connection("127.99.3.7", bench.port)
+        await asyncio.sleep(0.1)
+        bench.data["clients"][0].update(name="scribe", set="scribe", names=[])
+        bench.write()
+        await bench.service.reload()
+        assert await reader.read() == b"", "a connection of before is not served by the list of before"
+        writer.close()
+        assert (await bench.udp("git.example.org")).rcode() == dns.rcode.REFUSED
+
+    bench = run(tmp_path, packets, act)
+    assert [json.loads(line)["agent"] for line in bench.lines] == ["scribe"]
+
+
 def test_a_file_that_cannot_be_used_changes_nothing_and_is_told(
     tmp_path: Path, packets: Filter, capsys: pytest.CaptureFixture[str]
 ) -> None:

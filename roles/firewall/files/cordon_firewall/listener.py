@@ -54,7 +54,7 @@ class Listener:
         self.resolver, self._port = resolver, port
         self._udp: Optional[asyncio.DatagramTransport] = None
         self._tcp: Optional[asyncio.AbstractServer] = None
-        self._connections = 0
+        self._connections: Set[asyncio.StreamWriter] = set()
 
     async def open(self) -> None:
         """Raises OSError where the address is taken."""
@@ -71,21 +71,21 @@ class Listener:
                           " name those that it serves)") from error  # fmt: skip
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop listening, and end the connections: what they would be told no longer holds."""
         self.resolver.close()
-        for one in (self._tcp, self._udp):
+        for one in (self._tcp, self._udp, *self._connections):
             if one is not None:
                 one.close()
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._connections += 1
+        self._connections.add(writer)
         try:
-            if self._connections <= MOST_CONNECTIONS:
+            if len(self._connections) <= MOST_CONNECTIONS:
                 await self._converse(reader, writer)
         except (OSError, asyncio.TimeoutError, asyncio.IncompleteReadError):
             pass  # it hung up, or says nothing: nothing to answer
         finally:
-            self._connections -= 1
+            self._connections.discard(writer)
             writer.close()
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

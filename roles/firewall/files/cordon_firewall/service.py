@@ -78,6 +78,7 @@ class Service:
         for address in [*self._listeners]:
             if not any(_same(client, self._listeners[address].resolver.client) for client in wanted.clients):
                 self._listeners.pop(address).close()
+        await asyncio.sleep(0)  # asyncio closes a socket in its next round, and another client may want the address
         for client in wanted.clients:
             listener = self._listeners.get(client.address)
             if listener is not None:
