@@ -92,7 +92,7 @@ def write(request: Request, rcode: int, addresses: Iterable[str] = (), ttl: int 
     response = dns.message.make_response(request.message, recursion_available=True, our_payload=PAYLOAD)
     if request.message.edns >= 0:
         response.use_edns(0, 0, PAYLOAD)  # none of the asker's options comes back
-    response.set_rcode(rcode)
+    response.set_rcode(dns.rcode.Rcode(rcode))
     listed = list(addresses)
     if listed:
         question = request.message.question[0]
