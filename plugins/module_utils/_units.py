@@ -9,7 +9,7 @@ drop-in.  Nothing but the command differs between them, so there is no second do
 
 from __future__ import annotations
 
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Mapping
 
 from . import _ssh
 
@@ -141,9 +141,21 @@ def _git(agent: Dict[str, Any]) -> Dict[str, str]:
     return found if secrets else {"GIT_CONFIG_GLOBAL": found["GIT_CONFIG_GLOBAL"]}
 
 
-def _identity(agent: Dict[str, Any], apparmor: bool) -> List[str]:
+def of_tools(agent: Dict[str, Any], catalogue: Mapping[str, Any]) -> Dict[str, str]:
+    """The variables that the catalogue sets for the agent's tools, most of them to keep state out of a home that is root's."""
+    found: Dict[str, str] = {}
+    for name, tool in sorted(catalogue.items()):
+        if tool.get("implicit") or name in agent["tools"]:
+            found.update(tool.get("environment", {}))
+    return {name: value.replace("{home}", agent["home"]) for name, value in found.items()}
+
+
+def _identity(agent: Dict[str, Any], apparmor: bool, catalogue: Mapping[str, Any]) -> List[str]:
     home = agent["home"]
-    environment = {"HOME": home, "PATH": "/usr/local/bin:/usr/bin:/bin", **_git(agent), **agent["environment"]}
+    environment = {
+        "HOME": home, "PATH": "/usr/local/bin:/usr/bin:/bin",
+        **of_tools(agent, catalogue), **_git(agent), **agent["environment"],
+    }
     environment["CORDON_LABEL"] = label(agent) if apparmor else "unenforced"
     return [
         f"User={agent['user']}",
@@ -156,7 +168,7 @@ def _identity(agent: Dict[str, Any], apparmor: bool) -> List[str]:
     ]
 
 
-def confinement(agent: Dict[str, Any], apparmor: bool = True) -> str:
+def confinement(agent: Dict[str, Any], catalogue: Mapping[str, Any], apparmor: bool = True) -> str:
     """The drop-in that the agent's service and its sessions share; without apparmor where the kernel has none."""
     name = agent["name"]
     lines = [
@@ -169,7 +181,7 @@ def confinement(agent: Dict[str, Any], apparmor: bool = True) -> str:
         f"After=cordon-vault@{name}.service cordon-firewall.service cordon-events.service apparmor.service",
         "",
         "[Service]",
-        *_identity(agent, apparmor),
+        *_identity(agent, apparmor, catalogue),
         # '+': as root and outside the sandbox, because it reads what the agent must not see.
         f"ExecStartPre=+{LIBRARY}/preflight {name}",
         "",
@@ -215,7 +227,9 @@ TasksMax={limits["tasks"]}
 """
 
 
-def files(agents: List[Dict[str, Any]], apparmor: bool = True) -> Dict[str, List[Dict[str, str]]]:
+def files(
+    agents: List[Dict[str, Any]], catalogue: Mapping[str, Any], apparmor: bool = True
+) -> Dict[str, List[Dict[str, str]]]:
     """Users of all agents as agent_users takes them; directories, files and links as managed_files does."""
     directories: List[Dict[str, str]] = []
     contents: List[Dict[str, str]] = []
@@ -238,7 +252,7 @@ def files(agents: List[Dict[str, Any]], apparmor: bool = True) -> Dict[str, List
             {"path": session, "mode": "0755"},
         ]
         contents += [
-            {"path": shared, "content": confinement(agent, apparmor)},
+            {"path": shared, "content": confinement(agent, catalogue, apparmor)},
             {"path": f"{service}/60-command.conf", "content": command(agent)},
             {"path": f"{UNITS}/cordon-{name}.slice", "content": slice_unit(agent)},
         ]
