@@ -7,7 +7,7 @@ SHELL := /bin/bash
 stages := $(PYTHON) -B tests/setup/run_stages.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint sanity unit build container vm-test vm-long workloads clean
+.PHONY: help setup test lint sanity unit build container vm-test workloads clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | sort | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -35,9 +35,6 @@ container: ## Molecule's scenario `default`, in a container, with each ansible-c
 
 vm-test: ## Molecule's scenario `vm`, on a booted kernel
 	@$(stages) setup vm
-
-vm-long: ## The same, with the tests of promotion and of the profiles' module, which take long
-	@$(stages) setup vm-long
 
 workloads: ## Real work of eight agents in enforce, on a booted guest with every tool of the catalogue
 	@$(stages) setup workloads

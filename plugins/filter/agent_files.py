@@ -21,6 +21,10 @@ options:
     description: Whether the host's kernel has AppArmor. Without it the units name no profile.
     type: bool
     default: true
+  ca:
+    description: Whether agents with names trust an authority of the operator's beside the system's.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -36,13 +40,14 @@ _value:
 from typing import Any
 
 from ansible_collections.cordon.agent_host.plugins.module_utils import _units
+from ansible_collections.cordon.agent_host.plugins.plugin_utils._catalogue import load_catalogue
 from ansible_collections.cordon.agent_host.plugins.plugin_utils._filter_errors import filter_errors
 
 
-def agent_files(agents: list[dict[str, Any]], apparmor: bool = True) -> dict[str, list[dict[str, str]]]:
+def agent_files(agents: list[dict[str, Any]], apparmor: bool = True, ca: bool = False) -> dict[str, list[dict[str, str]]]:
     """Render for managed_files."""
     with filter_errors("agent_files"):
-        return _units.files(agents, apparmor)
+        return _units.files(agents, load_catalogue(), apparmor, ca)
 
 
 class FilterModule:

@@ -9,7 +9,7 @@ drop-in.  Nothing but the command differs between them, so there is no second do
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Mapping, Optional
 
 from . import _egress, _ssh
 
@@ -180,9 +180,19 @@ def _resolving(agent: Dict[str, Any]) -> List[str]:
             f"BindReadOnlyPaths={CONFIG}/agents/{agent['name']}.resolv:/etc/resolv.conf"]
 
 
-def _identity(agent: Dict[str, Any], apparmor: bool, network: Dict[str, str]) -> List[str]:
+def of_tools(agent: Dict[str, Any], catalogue: Mapping[str, Any]) -> Dict[str, str]:
+    """The variables that the catalogue sets for the agent's tools, most of them to keep state out of a home that is root's."""
+    found: Dict[str, str] = {}
+    for name, tool in sorted(catalogue.items()):
+        if tool.get("implicit") or name in agent["tools"]:
+            found.update(tool.get("environment", {}))
+    return {name: value.replace("{home}", agent["home"]) for name, value in found.items()}
+
+
+def _identity(agent: Dict[str, Any], apparmor: bool, given: Dict[str, str]) -> List[str]:
+    """Who the unit runs as, where and with what. given: variables of ours, over which the manifest's have the last word."""
     home = agent["home"]
-    environment = {"HOME": home, "PATH": "/usr/local/bin:/usr/bin:/bin", **_git(agent), **network, **agent["environment"]}
+    environment = {"HOME": home, "PATH": "/usr/local/bin:/usr/bin:/bin", **given, **agent["environment"]}
     environment["CORDON_LABEL"] = label(agent) if apparmor else "unenforced"
     return [
         f"User={agent['user']}",
@@ -195,14 +205,16 @@ def _identity(agent: Dict[str, Any], apparmor: bool, network: Dict[str, str]) ->
     ]
 
 
-def confinement(agent: Dict[str, Any], apparmor: bool = True, address: Optional[str] = None, ca: bool = False) -> str:
+def confinement(
+    agent: Dict[str, Any], catalogue: Mapping[str, Any], apparmor: bool = True, address: Optional[str] = None, ca: bool = False
+) -> str:
     """The drop-in that the agent's service and its sessions share; without apparmor where the kernel has none.
 
     address: the agent's loopback address, where its proxy listens (_egress.addresses()). ca: it trusts a CA of the
     operator's, beside the system's.
     """
     name, services = agent["name"], _services(agent)
-    network = _egress.proxy_environment(agent, address or _egress.address(name), ca)
+    proxy = _egress.proxy_environment(agent, address or _egress.address(name), ca)
     lines = [
         f"# Confinement of agent {name}: one definition for its service and its sessions.",
         "# Rendered by cordon.agent_host from the manifest; edits are undone by the next run.",
@@ -213,7 +225,7 @@ def confinement(agent: Dict[str, Any], apparmor: bool = True, address: Optional[
         f"After=cordon-vault@{name}.service {services} cordon-events.service apparmor.service",
         "",
         "[Service]",
-        *_identity(agent, apparmor, network),
+        *_identity(agent, apparmor, {**of_tools(agent, catalogue), **_git(agent), **proxy}),
         # '+': as root and outside the sandbox, because it reads what the agent must not see.
         f"ExecStartPre=+{LIBRARY}/preflight {name}",
         "",
@@ -260,7 +272,9 @@ TasksMax={limits["tasks"]}
 """
 
 
-def files(agents: List[Dict[str, Any]], apparmor: bool = True, ca: bool = False) -> Dict[str, List[Dict[str, str]]]:
+def files(
+    agents: List[Dict[str, Any]], catalogue: Mapping[str, Any], apparmor: bool = True, ca: bool = False
+) -> Dict[str, List[Dict[str, str]]]:
     """Users of all agents as agent_users takes them; directories, files and links as managed_files does."""
     addresses = _egress.addresses(agents)
     directories: List[Dict[str, str]] = []
@@ -284,7 +298,7 @@ def files(agents: List[Dict[str, Any]], apparmor: bool = True, ca: bool = False)
             {"path": session, "mode": "0755"},
         ]
         contents += [
-            {"path": shared, "content": confinement(agent, apparmor, addresses[name], ca)},
+            {"path": shared, "content": confinement(agent, catalogue, apparmor, addresses[name], ca)},
             {"path": f"{service}/60-command.conf", "content": command(agent)},
             {"path": f"{UNITS}/cordon-{name}.slice", "content": slice_unit(agent)},
         ]

@@ -1,7 +1,7 @@
 # Copyright: the cordon.agent_host authors
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Run stages of `make test`: all but those that run by name only, or those named. Prints what ran, what was skipped and why.
+"""Run stages of `make test`: all, or those named. Prints what ran, what was skipped and why.
 
 A stage is a program (tests/setup/stages/*). It exits 0 (passed), 77 (skipped; its last line says why)
 or anything else (failed). A failed stage does not stop the others, but the whole fails.
@@ -37,16 +37,12 @@ GRACE = 60  # seconds that an ended stage has for its own tidying (containers, g
 
 @dataclass(frozen=True)
 class Stage:
-    """One program to run. `limit` is in seconds, `lane` says with whom it does not run at once.
-
-    by_name: it runs only when it is named; the summary of a run without it says so.
-    """
+    """One program to run. `limit` is in seconds, `lane` says with whom it does not run at once."""
 
     name: str
     argv: tuple[str, ...]
     limit: int
     lane: str
-    by_name: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,12 +60,9 @@ def _script(name: str, *arguments: str) -> tuple[str, ...]:
 
 
 SETUP = Stage("setup", (sys.executable, "-B", "tests/setup/prepare.py"), 1200, "setup")
-# The guest is the longest and goes alone; what is quick and most telling comes first in the other lane.
+# The scenario vm is the longest and has a lane of its own; what is quick and most telling comes first in the other lane.
 STAGES = (
-    Stage("vm", _script("molecule", "2.19", "vm"), 3300, "guest"),
-    # With the longest tests of the scenario, and half an hour of its own on top of it: `make vm-long`, `make workloads`.
-    Stage("vm-long", ("env", "CORDON_LONG=1", *_script("molecule", "2.19", "vm")), 5400, "guest", by_name=True),
-    Stage("workloads", _script("workloads"), 3000, "guest", by_name=True),
+    Stage("vm", _script("molecule", "2.19", "vm"), 4500, "guest"),
     Stage("unit-2.19", _script("unit", "2.19"), 600, "light"),
     Stage("lint", _script("lint"), 600, "light"),
     Stage("build", _script("build"), 300, "light"),
@@ -79,6 +72,7 @@ STAGES = (
     Stage("sanity-2.21", _script("sanity", "2.21"), 900, "light"),
     Stage("container-2.19", _script("molecule", "2.19", "default"), 900, "light"),
     Stage("container-2.21", _script("molecule", "2.21", "default"), 900, "light"),
+    Stage("workloads", _script("workloads"), 2700, "light"),
 )
 
 
@@ -218,7 +212,7 @@ def chosen(names: Sequence[str]) -> list[Stage]:
     unknown = [name for name in names if name not in known and name != SETUP.name]
     if unknown:
         raise SystemExit(f"unknown stage: {', '.join(unknown)}; there are: setup {' '.join(known)}")
-    return [stage for stage in STAGES if stage.name in names or not (names or stage.by_name)]
+    return [stage for stage in STAGES if stage.name in names or not names]
 
 
 def run_lanes(runner: Runner, stages: Sequence[Stage]) -> None:
@@ -256,9 +250,6 @@ def main(names: Sequence[str]) -> int:
     order = [SETUP, *stages]
     outcomes = [runner.outcomes[stage.name] for stage in order]
     print(summary(outcomes, time.monotonic() - begun), flush=True)
-    left = [stage.name for stage in STAGES if stage.by_name and stage not in stages]
-    if left:
-        print(f"not asked for: {', '.join(left)}", flush=True)
     return 1 if any(outcome.word == "failed" for outcome in outcomes) else 0
 
 

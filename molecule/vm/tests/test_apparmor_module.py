@@ -23,10 +23,7 @@ from typing import Any
 import ansible
 import pytest
 
-pytestmark = [
-    pytest.mark.kernel,
-    pytest.mark.skipif("CORDON_LONG" not in os.environ, reason="takes a quarter of an hour: make vm-long runs it"),
-]
+pytestmark = pytest.mark.kernel
 ETC, PARSER = "/etc/apparmor.d", "/usr/sbin/apparmor_parser"
 PLACE = "/root/zz"
 POLICY = "/sys/kernel/security/apparmor/policy/profiles"

@@ -20,10 +20,7 @@ from typing import Any
 import pytest
 import yaml
 
-pytestmark = [
-    pytest.mark.kernel,
-    pytest.mark.skipif("CORDON_LONG" not in os.environ, reason="takes a quarter of an hour: make vm-long runs it"),
-]
+pytestmark = pytest.mark.kernel
 HERE = Path(__file__).resolve().parents[1]
 MANIFEST = yaml.safe_load((HERE.parent / "shared" / "group_vars" / "all.yml").read_text())
 AGENT = "scribe"

@@ -13,6 +13,7 @@ import pytest
 from ansible_collections.cordon.agent_host.plugins.filter.agents import FilterModule
 from ansible_collections.cordon.agent_host.plugins.module_utils import _egress, _units
 
+TOOLS = {"python": {"environment": {"PYTHON_HISTORY": "{home}/.cache/python_history"}}, "base": {"implicit": True}}
 resolve = FilterModule().filters()["agents"]
 
 
@@ -26,7 +27,7 @@ def setting(text: str, name: str) -> list:
 
 
 def test_service_and_session_have_the_same_drop_in():
-    links = {link["path"]: link["target"] for link in _units.files([agent()])["links"]}
+    links = {link["path"]: link["target"] for link in _units.files([agent()], TOOLS)["links"]}
     assert set(links.values()) == {"/etc/cordon/agents/scout.conf"}
     assert {path.split("/")[-2] for path in links} == {
         "cordon-agent@scout.service.d",
@@ -50,29 +51,29 @@ def test_service_and_session_have_the_same_drop_in():
     ],
 )
 def test_confinement(directive, value):
-    assert setting(_units.confinement(agent()), directive) == [value]
+    assert setting(_units.confinement(agent(), TOOLS), directive) == [value]
 
 
 def test_a_missing_profile_stops_the_unit():
     """systemd.exec(5): with the prefix '-' a missing profile is ignored and the agent runs unconfined."""
-    assert not setting(_units.confinement(agent()), "AppArmorProfile")[0].startswith("-")
+    assert not setting(_units.confinement(agent(), TOOLS), "AppArmorProfile")[0].startswith("-")
 
 
 @pytest.mark.parametrize(("mode", "word"), [("burn_in", "mixed"), ("enforce", "enforce")])
 def test_entry_is_told_the_label_to_insist_on(mode, word):
-    text = _units.confinement(agent(mode=mode))
+    text = _units.confinement(agent(mode=mode), TOOLS)
     assert f'"CORDON_LABEL=cordon.scout//&cordon.scout.main ({word})"' in setting(text, "Environment")
 
 
 def test_without_apparmor_no_profile_is_named_and_entry_knows():
-    text = _units.confinement(agent(), apparmor=False)
+    text = _units.confinement(agent(), TOOLS, apparmor=False)
     assert setting(text, "AppArmorProfile") == []
     assert '"CORDON_LABEL=unenforced"' in setting(text, "Environment")
 
 
 def test_granted_devices_are_named_one_by_one():
     limits = {"gpu": True, "devices": ["/dev/video0"]}
-    text = _units.confinement(agent(limits=limits))
+    text = _units.confinement(agent(limits=limits), TOOLS)
     assert setting(text, "PrivateDevices") == []
     assert setting(text, "DevicePolicy") == ["closed"]
     assert "/dev/video0 rw" in setting(text, "DeviceAllow") and "char-drm rw" in setting(text, "DeviceAllow")
@@ -101,25 +102,36 @@ def test_the_slice_bounds_cpu_memory_swap_and_tasks():
 
 
 def test_the_home_belongs_to_root_and_only_the_work_directories_to_the_agent():
-    rows = {row["path"]: row.get("owner", "root") for row in _units.files([agent()])["directories"]}
+    rows = {row["path"]: row.get("owner", "root") for row in _units.files([agent()], TOOLS)["directories"]}
     own = {path.rsplit("/", 1)[1] for path, user in rows.items() if user == "agent-scout"}
     assert rows["/srv/agents/scout"] == "root" and rows["/srv/agents/scout/.ssh"] == "root"
     assert own == {"workspace", ".cache", ".config", ".local"}
 
 
 def test_gpg_finds_a_directory_for_its_keys():
-    rows = {row["path"]: row for row in _units.files([agent(tools=["gpg"])])["directories"]}
+    rows = {row["path"]: row for row in _units.files([agent(tools=["gpg"])], TOOLS)["directories"]}
     assert rows["/srv/agents/scout/.gnupg"]["owner"] == "agent-scout"
     assert rows["/srv/agents/scout/.gnupg"]["mode"] == "0700"
 
 
 def test_output_paths_are_writable_in_the_unit():
-    text = _units.confinement(agent(workspace={"read_write": ["/srv/output"]}))
+    text = _units.confinement(agent(workspace={"read_write": ["/srv/output"]}), TOOLS)
     assert setting(text, "ReadWritePaths") == ["/srv/agents/scout", "-/srv/output"]
 
 
+def test_what_a_tool_needs_in_its_environment_comes_with_it_and_the_manifest_has_the_last_word():
+    """A program that keeps its state right below the home would be refused at each use: the home is root's."""
+    def history(**keys):
+        text = _units.confinement(agent(**keys), TOOLS)
+        return [line for line in setting(text, "Environment") if "PYTHON_HISTORY" in line]
+
+    assert history() == []
+    assert history(tools=["python"]) == ['"PYTHON_HISTORY=/srv/agents/scout/.cache/python_history"']
+    assert history(tools=["python"], environment={"PYTHON_HISTORY": "/dev/null"}) == ['"PYTHON_HISTORY=/dev/null"']
+
+
 def test_git_asks_for_a_secret_that_only_git_reads():
-    text = _units.confinement(agent(tools=["git"], secrets=[{"name": "token", "tools": ["git"]}, {"name": "other"}]))
+    text = _units.confinement(agent(tools=["git"], secrets=[{"name": "token", "tools": ["git"]}, {"name": "other"}]), TOOLS)
     found = [line.strip('"') for line in setting(text, "Environment") if "GIT_CONFIG" in line]
     assert found == [
         "GIT_CONFIG_COUNT=1",
@@ -132,7 +144,7 @@ def test_git_asks_for_a_secret_that_only_git_reads():
 def test_ssh_finds_its_keys_in_the_vault_and_notes_hosts_where_the_agent_may_write():
     files = {file["path"]: file["content"] for file in _units.files([
         agent(tools=["ssh"], secrets=[{"name": "deploy_key", "tools": ["ssh"]}, {"name": "other"}]),
-    ])["files"]}
+    ], TOOLS)["files"]}
     assert files["/etc/ssh/ssh_config.d/50-cordon.conf"].splitlines()[3:] == [
         "Match localuser agent-scout",
         "    UserKnownHostsFile /srv/agents/scout/.config/ssh_known_hosts",
@@ -143,7 +155,7 @@ def test_ssh_finds_its_keys_in_the_vault_and_notes_hosts_where_the_agent_may_wri
 
 
 def test_without_ssh_nothing_is_said_to_ssh():
-    assert not [file for file in _units.files([agent()])["files"] if "/etc/ssh" in file["path"]]
+    assert not [file for file in _units.files([agent()], TOOLS)["files"] if "/etc/ssh" in file["path"]]
 
 
 HTTPS = {"name": "api.example.org", "port": 443, "protocol": "https", "log": True, "inspect": False, "networks": []}
@@ -164,37 +176,37 @@ def reaching(*egress):
     ([SSH, HTTPS, CIDR], "cordon-firewall.service cordon-proxy.service cordon-resolver.service"),
 ])
 def test_what_serves_its_names_runs_before_the_agent(egress, services):
-    text = _units.confinement(reaching(*egress))
+    text = _units.confinement(reaching(*egress), TOOLS)
     assert setting(text, "Requires") == [services]
     assert setting(text, "After") == [f"cordon-vault@scout.service {services} cordon-events.service apparmor.service"]
 
 
 @pytest.mark.parametrize("egress", [[], [CIDR]])
 def test_an_agent_without_names_keeps_the_hosts_resolv_conf_and_has_no_proxy(egress):
-    text = _units.confinement(reaching(*egress))
+    text = _units.confinement(reaching(*egress), TOOLS)
     assert "-/run/systemd/resolve" in setting(text, "InaccessiblePaths")
     assert setting(text, "BindReadOnlyPaths") == [] and setting(text, "TemporaryFileSystem") == []
     assert not [line for line in setting(text, "Environment") if "proxy" in line.lower()]
-    assert not [file for file in _units.files([reaching(*egress)])["files"] if file["path"].endswith(".resolv")]
+    assert not [file for file in _units.files([reaching(*egress)], TOOLS)["files"] if file["path"].endswith(".resolv")]
 
 
 @pytest.mark.parametrize("egress", [[HTTPS], [SSH]])
 def test_an_agent_with_names_has_its_own_resolv_conf(egress):
     """Also where it may not ask: a port that refuses at once is no hang."""
     scout = reaching(*egress)
-    text = _units.confinement(scout)
+    text = _units.confinement(scout, TOOLS)
     assert setting(text, "BindReadOnlyPaths") == ["/etc/cordon/agents/scout.resolv:/etc/resolv.conf"]
     # The link's target would lie below an inaccessible directory, and the bind mount would be dropped with it.
     assert not [path for path in setting(text, "InaccessiblePaths") if path.endswith("/run/systemd/resolve")]
     assert setting(text, "TemporaryFileSystem")[0].startswith("/run/systemd/resolve:ro,")
-    files = {file["path"]: file["content"] for file in _units.files([scout])["files"]}
+    files = {file["path"]: file["content"] for file in _units.files([scout], TOOLS)["files"]}
     assert files["/etc/cordon/agents/scout.resolv"].splitlines()[1:] == [
         f"nameserver {_egress.address('scout')}", "options edns0 timeout:2 attempts:1"]
 
 
 def test_programs_are_told_of_the_proxy_on_the_agents_own_address():
     listed = [reaching(HTTPS), {**reaching(SSH, HTTPS), "name": "scribe"}]
-    files = {file["path"]: file["content"] for file in _units.files(listed)["files"]}
+    files = {file["path"]: file["content"] for file in _units.files(listed, TOOLS)["files"]}
     for name, address in _egress.addresses(listed).items():
         environment = setting(files[f"/etc/cordon/agents/{name}.conf"], "Environment")
         assert f'"https_proxy=http://{address}:3128"' in environment
@@ -202,13 +214,13 @@ def test_programs_are_told_of_the_proxy_on_the_agents_own_address():
 
 def test_what_the_manifest_sets_itself_wins():
     scout = {**reaching(HTTPS), "environment": {"NO_PROXY": "*"}}
-    environment = setting(_units.confinement(scout), "Environment")
+    environment = setting(_units.confinement(scout, TOOLS), "Environment")
     assert '"NO_PROXY=*"' in environment and len([one for one in environment if one.startswith('"NO_PROXY=')]) == 1
 
 
 @pytest.mark.parametrize(("ca", "trusted"), [(False, 0), (True, 1)])
 def test_a_ca_of_the_operators_is_trusted_only_where_there_is_one(ca, trusted):
-    environment = setting(_units.confinement(reaching(HTTPS), ca=ca), "Environment")
+    environment = setting(_units.confinement(reaching(HTTPS), TOOLS, ca=ca), "Environment")
     assert environment.count(f'"SSL_CERT_FILE={_egress.CA_BUNDLE}"') == trusted
 
 

@@ -259,7 +259,8 @@ def test_packages_of_granted_tools_are_wanted(agents, catalogue):
 @pytest.mark.parametrize("name", sorted(load_catalogue()))
 def test_a_tool_is_complete_and_gives_nothing_forbidden(name, catalogue, agents):
     tool = catalogue[name]
-    assert set(tool) - {"implicit", "profile", "helpers"} == {"name", "description", "packages", "executables", "rules", "proof"}
+    optional = {"implicit", "profile", "helpers", "environment"}
+    assert set(tool) - optional == {"name", "description", "packages", "executables", "rules", "proof"}
     assert tool["packages"] and tool["proof"] and all(isinstance(word, str) for word in tool["proof"])
     for text in texts({**agents[1], "tools": [name]}, catalogue).values():
         assert lint(text) == []

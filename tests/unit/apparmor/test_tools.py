@@ -20,7 +20,7 @@ from ansible_collections.cordon.agent_host.plugins.plugin_utils._catalogue impor
 CATALOGUE = load_catalogue()
 REPOSITORY = Path(__file__).resolve().parents[3]
 REQUIRED = {"name", "description", "packages", "executables", "rules", "proof"}
-OPTIONAL = {"implicit", "profile", "helpers"}
+OPTIONAL = {"implicit", "profile", "helpers", "environment"}
 PROFILE = {"reason", "exclusive", "network", "runs", "workspace"}
 IMPLICIT = {"base", "coreutils", "shell"}
 # The commands of a proof that is a shell script, of which the tool is one.
@@ -72,6 +72,14 @@ def test_the_keys_are_those_that_the_renderer_reads(tool):
     assert tool["packages"] == list(dict.fromkeys(tool["packages"])) != []
     assert all(re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", package) for package in tool["packages"])
     assert all(isinstance(word, str) for word in tool["proof"]) and tool["proof"]
+
+
+@each_tool
+def test_its_environment_keeps_state_where_the_agent_may_write(tool):
+    for name, value in tool.get("environment", {}).items():
+        assert re.fullmatch(r"[A-Za-z_]+", name) and isinstance(value, str)
+        assert "{home}" not in value or value.startswith(("{home}/.cache/", "{home}/.local/"))
+        assert sum(name in other.get("environment", {}) for other in CATALOGUE.values()) == 1, "two tools set it"
 
 
 @each_tool

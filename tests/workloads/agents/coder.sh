@@ -119,6 +119,41 @@ search_and_edit() {
     shellcheck s.sh
 }
 
+# As somebody types at a terminal: each answer waits until the program has said what it waits for.
+at_a_terminal() {
+    cat > typist.py << 'END'
+import os, pty, re, sys
+
+def type_at(argv, *talk):
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execvpe(argv[0], argv, {**os.environ, "TERM": "xterm", "LESS": "", "PAGER": "less"})
+    said = b""
+    for awaited, keys in talk:
+        while not re.search(awaited, said):
+            said += os.read(terminal, 4096)
+        said = b""
+        os.write(terminal, keys)
+    try:
+        while os.read(terminal, 4096):
+            pass
+    except OSError:  # EIO: the program has closed its end
+        pass
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert code == 0, f"{argv}: exit code {code}"
+
+lines = "\n".join(f"line {number}" for number in range(500))
+open("long", "w").write(lines + "\n")
+type_at(["vim", "typed"], (rb"typed", b"ihello from a terminal\x1b:wq\r"))
+assert open("typed").read() == "hello from a terminal\n"
+type_at(["less", "long"], (rb"line 5", b"G"), (rb"line 499", b"?line 77\r"), (rb"line 77", b"q"))
+type_at(["man", "ls"], (rb"LS.*\(1\)", b"q"))
+type_at(["git", "-c", "core.editor=vim", "config", "--file", "made", "--edit"], (rb"made", b"i[a]\rb = c\x1b:wq\r"))
+assert "b = c" in open("made").read()
+END
+    timeout 240 python3 typist.py
+}
+
 manual() {
     man ls | grep -q 'list directory'
     man -f ls
