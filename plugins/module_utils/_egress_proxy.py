@@ -182,7 +182,7 @@ sslproxy_cert_adapt setCommonName all
 error_directory {places.errors}
 
 # Of a name and the name in the ClientHello, whether they are the same. squid has no such comparison of its own.
-external_acl_type same_name ttl=3600 negative_ttl=3600 cache=4096 concurrency=64 children-max=2 children-startup=1 \
+external_acl_type same_name ipv4 ttl=3600 negative_ttl=3600 cache=4096 concurrency=64 children-max=2 children-startup=1 \
 children-idle=1 %>rd %ssl::>sni /usr/bin/python3 -I -S -B {places.same_name}
 
 # The state of the proxy itself, for whoever asks on this host. No agent reaches it.
@@ -202,11 +202,19 @@ def _shared_lists() -> str:
         "acl hello at_step SslBump2",
         "acl same_name external same_name",
         "acl resolves dst all",
+        # squid talks to its helpers over 127.0.0.1, so the packet filter leaves the proxy a part of that.
+        "acl loopback dst 127.0.0.0/8 ::1",
         "acl passed_on http_status 200",
         *(f"acl metadata_names dstdomain -n .{name}" for name in sorted(NAMES)),
         *(f"acl metadata dst {cidr}" for cidr in found),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _loopback(served: List[Agent]) -> bool:
+    """Whether an entry lets a name lead to this very host."""
+    granted = (cidr for agent in served for entry in https_names(agent) for cidr in entry.get("networks", ()))
+    return any(cidr.startswith(("127.", "::1")) for cidr in granted)
 
 
 def _mapped(network: Any) -> bool:
@@ -301,6 +309,8 @@ def _access(served: List[Agent], resolves: bool) -> str:
     names = [acl(agent["name"]) for agent in served]
     # The packet filter has the last word on addresses; this gives an error in words instead of a reset.
     addressed = ["http_access deny front metadata why.metadata", "http_access deny front !resolves why.unresolved"]
+    if not _loopback(served):
+        addressed.append("http_access deny front loopback why.unresolved")
     return "\n".join([
         "http_access deny front !CONNECT why.method",
         "http_access deny front metadata_names why.metadata",

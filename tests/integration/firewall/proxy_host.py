@@ -1,0 +1,222 @@
+# Copyright: the cordon.agent_host authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""squid as the role would run it, on the host of network.py, behind the packet filter that the manifest makes."""
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pwd
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.cordon.agent_host.plugins.module_utils import (
+    _egress,
+    _egress_proxy,
+    _egress_proxy_log,
+    _nftables_ruleset,
+)
+
+from .network import SERVICE_USERS, SERVICES, Network
+
+HERE = Path(__file__).parent
+FILES = HERE.parents[2] / "roles" / "firewall" / "files"
+USER = SERVICE_USERS["cordon-proxy"]
+WORLD, PORT = "203.0.113.9", 8443
+NAMES = ("allowed.test", "second.test", "denied.test", "seen.test", "twin.test", "untrusted.test", "a.wild.test")
+
+
+# squid talks to its external_acl helpers over TCP on 127.0.0.1, from one port that the kernel picks to another.
+HELPERS = "\t\toif lo ip saddr 127.0.0.1 ip daddr 127.0.0.1 tcp sport 32768-60999 tcp dport 32768-60999 accept"
+
+
+def with_listeners(text: str) -> str:
+    """The table's text with the proxy's way to its own second listener and helpers, where it lacks that."""
+    hop = str(_egress_proxy.TLS_PORT)
+    if f"dport {hop}" in text:
+        return text
+    reply = f"\t\tct direction reply goto denied_{_egress.PROXY}"
+    lines = [HELPERS + "\n" + line if line == reply else line for line in text.split("\n")]
+    lines = [line.replace(f"sport {_egress.PROXY_PORT}", f"sport {{ {_egress.PROXY_PORT}, {hop} }}")
+             if "direction reply oif lo" in line else line for line in "\n".join(lines).split("\n")]
+    at = next(number for number, line in enumerate(lines) if f"ip daddr {_egress.PROXY_LISTENS_TO}" in line)
+    return "\n".join([*lines[:at], f"\t\toif lo ip daddr {_egress.LISTENERS} tcp dport {hop} accept", *lines[at:]])
+
+
+class ProxyHost:
+    """The network with a proxy on it, its certificates, and what it logged."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.root = network.directory / "proxy"
+        self.config, self.state, self.run = (self.root / name for name in ("config", "state", "run"))
+        self.squid: subprocess.Popen[str] | None = None
+        self.children: list[subprocess.Popen[str]] = []
+        self.places = _egress_proxy.Places(
+            runtime=str(self.run), certificate=str(self.state / "authority.pem"), key=str(self.state / "authority.key"),
+            internal=str(self.config / "internal-ca.pem"), errors=str(self.config / "errors"),
+            same_name=str(self.root / "proxy_same_name.py"), log=str(self.run / "proxy.log"),
+        )
+
+    # --- what is there -------------------------------------------------------------------------------
+
+    def build(self) -> None:
+        """Certificates, names and servers; no proxy yet."""
+        for path in (self.config / "errors", self.state, self.run, self.root / "world"):
+            path.mkdir(parents=True, exist_ok=True)
+        os.chown(self.run, *pwd.getpwnam(USER)[2:4])
+        for source in (HERE / "proxy_programs.py", *FILES.glob("proxy_*.py")):
+            (self.root / source.name).write_text(source.read_text())
+        self._world()
+        for name, text in _egress_proxy.errors().items():
+            (self.config / "errors" / name).write_text(text)
+        addresses = {**dict.fromkeys((*NAMES, "closed.test"), WORLD), "metadata.test": "169.254.169.254"}
+        self._start(self.network.host, "root", "dns", json.dumps(addresses))
+        self._start(self.network.world, "root", "tls", str(self.root / "world"), WORLD, str(PORT))
+
+    def _world(self) -> None:
+        """A company's authority that signs for the world, and one host that nobody signed for."""
+        world, ca = self.root / "world", self.config / "internal-ca.pem"
+        curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+        self.openssl("req", "-x509", *curve, "-keyout", str(self.root / "ca.key"), "-out", str(ca), "-subj", "/CN=Company")
+        for name in NAMES:
+            key, request, out = (str(world / f"{name}.{end}") for end in ("key", "csr", "pem"))
+            # Two inspected names on one certificate, as behind a big network: the server would answer for either.
+            also = ",DNS:twin.test" if name == "seen.test" else ",DNS:seen.test" if name == "twin.test" else ""
+            self.openssl("req", *curve, "-keyout", key, "-out", request, "-subj", f"/CN={name}")
+            extension = world / "extension"
+            extension.write_text(f"subjectAltName=DNS:{name}{also},DNS:elsewhere.example\n")
+            signer = ["-signkey", key] if name == "untrusted.test" else ["-CA", str(ca), "-CAkey", str(self.root / "ca.key")]
+            self.openssl("x509", "-req", "-in", request, *signer, "-CAcreateserial", "-out", out, "-extfile", str(extension))
+
+    @staticmethod
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], check=True, capture_output=True)
+
+    def text(self, *agents: dict[str, Any], upstream: dict[str, Any] | None = None) -> str:
+        """The configuration, with its messages in a file: a namespace has no journal."""
+        rendered = _egress_proxy.config(agents, upstream, True, self.places)
+        return rendered.replace("cache_log /dev/null", f"cache_log {self.run}/messages")
+
+    def install(self, *agents: dict[str, Any], upstream: dict[str, Any] | None = None) -> None:
+        """What the role does: the table, then the files."""
+        content = _nftables_ruleset.body(agents, {**SERVICES, "upstream_proxy": upstream})
+        result = self.network.apply(*agents, content=with_listeners(content))
+        assert not result.get("failed"), result
+        if not upstream:
+            for address in (WORLD, "169.254.169.254"):
+                element = f"{{ {address} . tcp . {PORT} timeout 1h }}"
+                self.network.nft("add", "element", "inet", "cordon", "named4__proxy", element)
+        (self.config / "squid.conf").write_text(self.text(*agents, upstream=upstream))
+        (self.config / "authority.json").write_text(json.dumps({"names": _egress_proxy.inspected(agents)}))
+        subprocess.run(["/usr/bin/python3", str(FILES / "proxy_authority.py"), str(self.config), str(self.state),
+                        "/etc/ssl/certs/ca-certificates.crt", USER], check=True)
+
+    # --- the proxy ------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """As cordon-proxy.service does."""
+        subprocess.run(["rm", "-rf", str(self.run / "certificates")], check=True)
+        self._as_proxy("/usr/lib/squid/security_file_certgen", "-c", "-s", str(self.run / "certificates"), "-M", "4MB")
+        self._reloader("shutil.copyfile(p.WANTED, p.RUNNING)")
+        command = self._command(self.network.host, USER, "/usr/sbin/squid", "--foreground", "-f", str(self.config / "squid.conf"))
+        self.squid = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
+        self.wait()
+
+    def wait(self) -> None:
+        """Until the proxy answers with the configuration that is on disk."""
+        self._reloader("[time.sleep(0.05) for _ in range(400) if p.digest(p.read(p.WANTED)) not in p.state()]")
+
+    def reload(self) -> None:
+        """What ExecReload= does."""
+        assert self.squid
+        self._reloader(f"p.apply({self.parent()})")
+
+    def parent(self) -> int:
+        """squid's main process: what is started here becomes it by exec."""
+        assert self.squid
+        return self.squid.pid
+
+    def stop(self) -> None:
+        """End squid and all that it started."""
+        if self.squid:
+            self.squid.terminate()
+            self.squid.wait(20)
+            self.squid = None
+
+    def close(self) -> None:
+        """End everything."""
+        self.stop()
+        for child in self.children:
+            child.kill()
+            child.communicate()
+
+    def _reloader(self, statement: str) -> None:
+        code = (f"import sys, shutil, time; sys.path.insert(0, {str(FILES)!r}); import proxy_reload as p; "
+                f"p.WANTED, p.RUNNING = {str(self.config / 'squid.conf')!r}, {str(self.root / 'running.conf')!r}; {statement}")
+        subprocess.run(["ip", "netns", "exec", self.network.host, "/usr/bin/python3", "-B", "-c", code], check=True, timeout=40)
+
+    def _as_proxy(self, *command: str) -> None:
+        subprocess.run(self._command(self.network.host, USER, *command), check=True, capture_output=True)
+
+    # --- those who use it -----------------------------------------------------------------------------
+
+    def tries(self, user: str, *wanted: dict[str, Any], side: str = "") -> list[dict[str, Any]]:
+        """See attempt() of proxy_programs.py."""
+        done = subprocess.run(self._program(side or self.network.host, user, "try", json.dumps(wanted)),
+                              check=True, capture_output=True, text=True)
+        found: list[dict[str, Any]] = json.loads(done.stdout)
+        return found
+
+    def hold(self, user: str, agent: str, name: str) -> subprocess.Popen[str]:
+        """A tunnel that stays open, see say()."""
+        return self._start(self.network.host, user, "hold", self.listener(agent), f"{name}:{PORT}", name)
+
+    def run_as(self, user: str, *command: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a usual program."""
+        return subprocess.run(self._command(self.network.host, user, *command), capture_output=True, text=True, check=False,
+                              timeout=60, cwd="/", env={"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", **(environment or {})})
+
+    def listener(self, name: str) -> str:
+        """Where an agent asks."""
+        return f"{_egress.address(name)}:{_egress.PROXY_PORT}"
+
+    def log(self, since: int = 0) -> list[dict[str, Any]]:
+        """What was logged after the first so many lines; waits for squid to write it."""
+        time.sleep(0.3)
+        lines = (self.run / "proxy.log").read_text().splitlines()[since:]
+        return [said for said in map(_egress_proxy_log.event, lines) if said]
+
+    def lines(self) -> int:
+        """How many lines there are."""
+        with contextlib.suppress(FileNotFoundError):
+            return len((self.run / "proxy.log").read_text().splitlines())
+        return 0
+
+    def _start(self, side: str, user: str, *arguments: str) -> subprocess.Popen[str]:
+        child = subprocess.Popen(self._program(side, user, *arguments), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.children.append(child)
+        assert child.stdout is not None
+        child.first = child.stdout.readline().strip()  # type: ignore[attr-defined]
+        return child
+
+    def _program(self, side: str, user: str, *arguments: str) -> list[str]:
+        return self._command(side, user, "/usr/bin/python3", str(self.root / "proxy_programs.py"), *arguments)
+
+    @staticmethod
+    def _command(side: str, user: str, *command: str) -> list[str]:
+        person = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--"] if user != "root" else []
+        return ["ip", "netns", "exec", side, *person, *command]
+
+
+def say(held: subprocess.Popen[str]) -> str:
+    """Send a request through a tunnel that is held."""
+    assert held.stdin and held.stdout
+    held.stdin.write("\n")
+    held.stdin.flush()
+    return held.stdout.readline().strip()
+
+
