@@ -144,7 +144,7 @@ def attempt(wanted: Dict[str, Any]) -> Dict[str, Any]:
     return found
 
 
-def opened(wanted: Dict[str, Any]) -> "tuple[socket.socket, Optional[str]]":
+def opened(wanted: Dict[str, Any]) -> tuple[socket.socket, Optional[str]]:
     """A connection, and the status with which the proxy answered CONNECT; none of a connection around it."""
     where = wanted.get("via") or wanted["to"]
     sock = socket.create_connection((where.rpartition(":")[0], int(where.rpartition(":")[2])), TIMEOUT)
