@@ -35,7 +35,7 @@ def event(line: str, agents: Optional[Mapping[str, str]] = None) -> Optional[Dic
     try:
         said = json.loads(line, strict=False)
         found = {key: None if value == "-" else value for key, value in said.items()}
-        found["agent"] = found["agent"] or (agents or {}).get(found["address"])
+        found["agent"] = found["agent"] or (agents or {}).get(found["address"] or "")
         return None if found["url"] in _NOTHING else _event(found)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -144,7 +144,7 @@ def replace(path: Path, content: bytes, mode: int, group: int = 0) -> None:
     temporary.rename(path)
 
 
-def main(config: Path = CONFIG, state: Path = STATE, system: Path = SYSTEM, group: str = GROUP) -> None:
+def main(config: Path, state: Path, system: Path, group: str) -> None:
     """Bring all files to what they should be."""
     wanted: Dict[str, List[str]] = json.loads((config / "authority.json").read_text(encoding="utf-8"))
     state.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -158,4 +158,5 @@ def main(config: Path = CONFIG, state: Path = STATE, system: Path = SYSTEM, grou
 
 
 if __name__ == "__main__":
-    main(*[Path(word) for word in sys.argv[1:4]], *sys.argv[4:5])
+    given = sys.argv[1:] or [str(CONFIG), str(STATE), str(SYSTEM), GROUP]
+    main(Path(given[0]), Path(given[1]), Path(given[2]), given[3])
