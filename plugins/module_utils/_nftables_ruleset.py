@@ -17,6 +17,7 @@ import ipaddress
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
 
 from . import _egress
+from ._egress_proxy import TLS_PORT
 from ._metadata import NETWORKS
 
 # Each agent has its own limits, so that one that floods cannot hide what another does. The counter in front of the
@@ -257,6 +258,11 @@ def _service_chains(agents: List[Dict[str, Any]], helpers: List[str], services: 
     return blocks
 
 
+# squid and an external_acl helper meet on ports that the kernel picks: the default of net.ipv4.ip_local_port_range. Services
+# have lower ones.
+_LOCALHOST, _PASSING = "127.0.0.1", "32768-60999"
+
+
 def _proxy(agents: List[Dict[str, Any]], upstream: List[str]) -> List[str]:
     """What the proxy may send: answers to agents, questions to the resolver, and requests where the answers lead."""
     name = _egress.PROXY
@@ -264,7 +270,10 @@ def _proxy(agents: List[Dict[str, Any]], upstream: List[str]) -> List[str]:
     entries = [entry for agent in agents for entry in _egress.https_names(agent)]
     chain = _block("chain", f"egress_{name}", [
         *_never(name),
-        f"ct direction reply oif lo ip saddr {_egress.LISTENERS} tcp sport {_egress.PROXY_PORT} accept",
+        # Its own parts talk to each other over loopback: the first listener to the second, and squid to its helpers.
+        f"oif lo ip daddr {_egress.LISTENERS} tcp dport {TLS_PORT} accept",
+        f"oif lo ip saddr {_LOCALHOST} ip daddr {_LOCALHOST} tcp sport {_PASSING} tcp dport {_PASSING} accept",
+        f"ct direction reply oif lo ip saddr {_egress.LISTENERS} tcp sport {{ {_egress.PROXY_PORT}, {TLS_PORT} }} accept",
         f"ct direction reply goto denied_{name}",
         f"ip daddr {_egress.PROXY_LISTENS_TO} {_dns('d')} accept",
         *(upstream or _named(name, entries)),
