@@ -17,7 +17,6 @@ from ansible_collections.cordon.agent_host.plugins.module_utils import (
     _egress,
     _egress_proxy,
     _egress_proxy_log,
-    _nftables_ruleset,
 )
 
 from .network import SERVICE_USERS, SERVICES, Network
@@ -27,23 +26,6 @@ FILES = HERE.parents[2] / "roles" / "firewall" / "files"
 USER = SERVICE_USERS["cordon-proxy"]
 WORLD, PORT = "203.0.113.9", 8443
 NAMES = ("allowed.test", "second.test", "denied.test", "seen.test", "twin.test", "untrusted.test", "a.wild.test")
-
-
-# squid talks to its external_acl helpers over TCP on 127.0.0.1, from one port that the kernel picks to another.
-HELPERS = "\t\toif lo ip saddr 127.0.0.1 ip daddr 127.0.0.1 tcp sport 32768-60999 tcp dport 32768-60999 accept"
-
-
-def with_listeners(text: str) -> str:
-    """The table's text with the proxy's way to its own second listener and helpers, where it lacks that."""
-    hop = str(_egress_proxy.TLS_PORT)
-    if f"dport {hop}" in text:
-        return text
-    reply = f"\t\tct direction reply goto denied_{_egress.PROXY}"
-    lines = [HELPERS + "\n" + line if line == reply else line for line in text.split("\n")]
-    lines = [line.replace(f"sport {_egress.PROXY_PORT}", f"sport {{ {_egress.PROXY_PORT}, {hop} }}")
-             if "direction reply oif lo" in line else line for line in "\n".join(lines).split("\n")]
-    at = next(number for number, line in enumerate(lines) if f"ip daddr {_egress.PROXY_LISTENS_TO}" in line)
-    return "\n".join([*lines[:at], f"\t\toif lo ip daddr {_egress.LISTENERS} tcp dport {hop} accept", *lines[at:]])
 
 
 class ProxyHost:
@@ -103,8 +85,7 @@ class ProxyHost:
 
     def install(self, *agents: dict[str, Any], upstream: dict[str, Any] | None = None) -> None:
         """What the role does: the table, then the files."""
-        content = _nftables_ruleset.body(agents, {**SERVICES, "upstream_proxy": upstream})
-        result = self.network.apply(*agents, content=with_listeners(content))
+        result = self.network.apply(*agents, services={**SERVICES, "upstream_proxy": upstream})
         assert not result.get("failed"), result
         if not upstream:
             for address in (WORLD, "169.254.169.254"):
