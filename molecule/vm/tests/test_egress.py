@@ -12,6 +12,7 @@ import os
 import runpy
 import shlex
 from collections.abc import Callable, Generator
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -66,8 +67,9 @@ def events(host: Any, since: float, tried: dict[str, tuple[str, float]]) -> Call
     """events(KEY=VALUE, ...): what the event log has of the agent since then, with these values."""
 
     def find(**wanted: Any) -> list[dict[str, Any]]:
-        lines = host.check_output(f"cat {EVENTS}").splitlines()
-        return [event for event in map(json.loads, lines) if event["agent"] == AGENT and event["source"] in ("proxy", "resolver")
+        lines = host.run(f"cat {EVENTS}.1 {EVENTS} 2>/dev/null").stdout.splitlines()
+        ours = [event for event in map(json.loads, lines) if event["agent"] == AGENT and event["source"] in ("proxy", "resolver")]
+        return [event for event in ours if datetime.fromisoformat(event["time"].replace("Z", "+00:00")).timestamp() >= since
                 and all(event.get(key) == value for key, value in wanted.items())]  # fmt: skip
 
     return find
