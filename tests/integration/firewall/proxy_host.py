@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import pwd
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -124,9 +125,20 @@ class ProxyHost:
     def stop(self) -> None:
         """End squid and all that it started."""
         if self.squid:
+            workers = self.family()[1:]
             self.squid.terminate()
             self.squid.wait(20)
             self.squid = None
+            # As systemd does (KillMode=mixed): a worker that is still starting outlives its parent.
+            for pid in workers:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def family(self) -> list[int]:
+        """squid's main process and its workers."""
+        with contextlib.suppress(FileNotFoundError), open(f"/proc/{self.parent()}/task/{self.parent()}/children") as file:
+            return [self.parent(), *map(int, file.read().split())]
+        return [self.parent()]
 
     def close(self) -> None:
         """End everything."""
