@@ -30,8 +30,10 @@ PROXY_LISTENS_TO = "127.99.255.1"  # where the resolver serves the proxy
 PROXY, RESOLVER = "_proxy", "_resolver"
 USERS = {PROXY: "cordon-proxy", RESOLVER: "cordon-resolver"}
 
-CA_BUNDLE = "/etc/cordon/proxy/ca-bundle.pem"
-JAVA_TRUST_STORE = "/etc/cordon/proxy/java-trust-store"
+# Not below /etc/cordon, of which agents may read nothing.
+TRUST = "/usr/lib/cordon/trust"
+CA_BUNDLE = f"{TRUST}/ca-bundle.pem"
+JAVA_TRUST_STORE = f"{TRUST}/java-trust-store"
 JAVA_TRUST_STORE_PASSWORD = "changeit"  # Java's own default; the store holds public certificates only
 
 # Where a name may not lead unless its entry grants it (networks): this host, its neighbours, and nobody's addresses.

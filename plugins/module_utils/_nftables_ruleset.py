@@ -254,7 +254,7 @@ def _service_chains(agents: List[Dict[str, Any]], helpers: List[str], services: 
     blocks = []
     for name in helpers:
         blocks += _refusals(name)
-        blocks += _proxy(agents, upstream) if name == _egress.PROXY else [_resolver(servers)]
+        blocks += _proxy(upstream) if name == _egress.PROXY else [_resolver(servers)]
     return blocks
 
 
@@ -263,11 +263,14 @@ def _service_chains(agents: List[Dict[str, Any]], helpers: List[str], services: 
 _LOCALHOST, _PASSING = "127.0.0.1", "32768-60999"
 
 
-def _proxy(agents: List[Dict[str, Any]], upstream: List[str]) -> List[str]:
+# The proxy's mark stays the same whatever the manifest grants: it ends the tunnels that are granted no more by itself, and
+# a longer list must not cut those of all agents.
+ITS_OWN: List[Dict[str, Any]] = []
+
+
+def _proxy(upstream: List[str]) -> List[str]:
     """What the proxy may send: answers to agents, questions to the resolver, and requests where the answers lead."""
     name = _egress.PROXY
-    # The proxy's names are those of all agents: they change its mark, in whatever order the agents stand.
-    entries = [entry for agent in agents for entry in _egress.https_names(agent)]
     chain = _block("chain", f"egress_{name}", [
         *_never(name),
         # Its own parts talk to each other over loopback: the first listener to the second, and squid to its helpers.
@@ -276,11 +279,11 @@ def _proxy(agents: List[Dict[str, Any]], upstream: List[str]) -> List[str]:
         f"ct direction reply oif lo ip saddr {_egress.LISTENERS} tcp sport {{ {_egress.PROXY_PORT}, {TLS_PORT} }} accept",
         f"ct direction reply goto denied_{name}",
         f"ip daddr {_egress.PROXY_LISTENS_TO} {_dns('d')} accept",
-        *(upstream or _named(name, entries)),
+        *(upstream or _named(name, ITS_OWN)),
         f"goto denied_{name}",
     ])
     # It has a log of its own, with names.
-    marked = [] if upstream else [_block("chain", f"named_{name}", [f"ct mark set {_mark(name, entries)}", "accept"])]
+    marked = [] if upstream else [_block("chain", f"named_{name}", [f"ct mark set {_mark(name, ITS_OWN)}", "accept"])]
     return [*marked, chain]
 
 

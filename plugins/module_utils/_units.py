@@ -148,13 +148,13 @@ def _named(agent: Dict[str, Any]) -> bool:
 
 
 def _services(agent: Dict[str, Any]) -> str:
-    """What stands between the agent and the network, as Requires= and After= name it.
+    """What passes the agent on by name. Whether the proxy needs the resolver is said in its own unit.
 
-    Whether the proxy needs the resolver is said in its own unit: a company's proxy behind it would resolve.
+    Wanted, not required: a restart of the proxy would restart every agent. The preflight asks both whether they answer,
+    and while they do not the packet filter refuses everything by name.
     """
-    wanted = ["cordon-proxy.service"] * _egress.needs_proxy(agent)
-    wanted += ["cordon-resolver.service"] * _egress.needs_resolver(agent)
-    return " ".join(["cordon-firewall.service", *wanted])
+    proxy, resolver = _egress.needs_proxy(agent), _egress.needs_resolver(agent)
+    return " cordon-proxy.service" * proxy + " cordon-resolver.service" * resolver
 
 
 def resolv_conf(address: str) -> str:
@@ -221,8 +221,9 @@ def confinement(
         "[Unit]",
         # BindsTo: no vault, no session; the vault closes after the last one (StopWhenUnneeded= there).
         f"BindsTo=cordon-vault@{name}.service",
-        f"Requires={services}",
-        f"After=cordon-vault@{name}.service {services} cordon-events.service apparmor.service",
+        "Requires=cordon-firewall.service",
+        *([f"Wants={services.strip()}"] if services else []),
+        f"After=cordon-vault@{name}.service cordon-firewall.service{services} cordon-events.service apparmor.service",
         "",
         "[Service]",
         *_identity(agent, apparmor, {**of_tools(agent, catalogue), **_git(agent), **proxy}),

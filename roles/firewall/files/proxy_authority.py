@@ -7,8 +7,9 @@ Makes what is missing, renews what ends soon, and writes nothing that is right a
 
     /var/lib/cordon/proxy/authority.key   made once, never leaves the host; root writes it, the proxy reads it
     /var/lib/cordon/proxy/authority.pem   may sign for the inspected names only (critical name constraints, RFC 5280 4.2.1.10)
-    /etc/cordon/proxy/ca-bundle.pem       the system's authorities, the company's, this one
-    /etc/cordon/proxy/java-trust-store    the same for Java
+    /usr/lib/cordon/trust/ca-bundle.pem   the system's authorities, the company's, this one: for agents, which read nothing
+                                          below /etc/cordon
+    /usr/lib/cordon/trust/java-trust-store  the same for Java
 
 A renewed certificate has the key and the name of the one before, so a program that still trusts that one trusts what is
 signed from now on too. Runs as root before the proxy starts or reloads, and once a day. Uses openssl(1).
@@ -27,6 +28,7 @@ from typing import Dict, List
 
 CONFIG = Path("/etc/cordon/proxy")
 STATE = Path("/var/lib/cordon/proxy")
+TRUST = Path("/usr/lib/cordon/trust")
 SYSTEM = Path("/etc/ssl/certs/ca-certificates.crt")
 GROUP = "cordon-proxy"
 
@@ -144,19 +146,20 @@ def replace(path: Path, content: bytes, mode: int, group: int = 0) -> None:
     temporary.rename(path)
 
 
-def main(config: Path, state: Path, system: Path, group: str) -> None:
+def main(config: Path, state: Path, trust: Path, system: Path, group: str) -> None:
     """Bring all files to what they should be."""
     wanted: Dict[str, List[str]] = json.loads((config / "authority.json").read_text(encoding="utf-8"))
-    state.mkdir(mode=0o755, parents=True, exist_ok=True)
+    for place in (state, trust):
+        place.mkdir(mode=0o755, parents=True, exist_ok=True)
     key(state / "authority.key", grp.getgrnam(group).gr_gid)
     certificate(state / "authority.pem", state / "authority.key", wanted["names"])
     texts = [path.read_text(encoding="utf-8") if path.exists() else ""
              for path in (system, config / "internal-ca.pem", state / "authority.pem")]
     trusted = bundle(*texts)
-    replace(config / "ca-bundle.pem", trusted.encode(), 0o644)
-    replace(config / "java-trust-store", java_trust_store(trusted), 0o644)
+    replace(trust / "ca-bundle.pem", trusted.encode(), 0o644)
+    replace(trust / "java-trust-store", java_trust_store(trusted), 0o644)
 
 
 if __name__ == "__main__":
-    given = sys.argv[1:] or [str(CONFIG), str(STATE), str(SYSTEM), GROUP]
-    main(Path(given[0]), Path(given[1]), Path(given[2]), given[3])
+    given = sys.argv[1:] or [str(CONFIG), str(STATE), str(TRUST), str(SYSTEM), GROUP]
+    main(*(Path(path) for path in given[:4]), given[4])

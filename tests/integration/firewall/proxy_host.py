@@ -95,7 +95,7 @@ class ProxyHost:
         (self.config / "squid.conf").write_text(self.text(*agents, upstream=upstream))
         (self.config / "authority.json").write_text(json.dumps({"names": _egress_proxy.inspected(agents)}))
         subprocess.run(["/usr/bin/python3", str(FILES / "proxy_authority.py"), str(self.config), str(self.state),
-                        "/etc/ssl/certs/ca-certificates.crt", USER], check=True)
+                        str(self.config), "/etc/ssl/certs/ca-certificates.crt", USER], check=True)
 
     # --- the proxy ------------------------------------------------------------------------------------
 

@@ -171,7 +171,7 @@ def test_its_own_services_are_no_entry_of_the_manifest(destination, agent):
     ("db.corp.example.org:5432", {}, "of private addresses it may lead to 10.30.0.0/24 only"),
     ("api.example.org", {}, "grant those by networks"),
     ("api.example.org", {}, "server name (SNI)"),
-    ("https://alt.example.org:8443", {}, "must trust /etc/cordon/proxy/ca-bundle.pem"),
+    ("https://alt.example.org:8443", {}, "must trust /usr/lib/cordon/trust/ca-bundle.pem"),
 ])
 def test_notes_say_what_is_near_and_what_may_still_fail(destination, said, note):
     assert note in "\n".join(asked(destination, **said)["notes"])

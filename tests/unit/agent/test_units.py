@@ -169,16 +169,18 @@ def reaching(*egress):
 
 
 @pytest.mark.parametrize(("egress", "services"), [
-    ([], "cordon-firewall.service"),
-    ([CIDR], "cordon-firewall.service"),
-    ([HTTPS], "cordon-firewall.service cordon-proxy.service"),
-    ([SSH], "cordon-firewall.service cordon-resolver.service"),
-    ([SSH, HTTPS, CIDR], "cordon-firewall.service cordon-proxy.service cordon-resolver.service"),
+    ([], []),
+    ([CIDR], []),
+    ([HTTPS], ["cordon-proxy.service"]),
+    ([SSH], ["cordon-resolver.service"]),
+    ([SSH, HTTPS, CIDR], ["cordon-proxy.service cordon-resolver.service"]),
 ])
-def test_what_serves_its_names_runs_before_the_agent(egress, services):
+def test_what_serves_its_names_runs_before_the_agent_and_its_restart_does_not_restart_the_agent(egress, services):
     text = _units.confinement(reaching(*egress), TOOLS)
-    assert setting(text, "Requires") == [services]
-    assert setting(text, "After") == [f"cordon-vault@scout.service {services} cordon-events.service apparmor.service"]
+    assert setting(text, "Requires") == ["cordon-firewall.service"]
+    assert setting(text, "Wants") == services
+    before = " ".join(["cordon-vault@scout.service", "cordon-firewall.service", *services, "cordon-events.service"])
+    assert setting(text, "After") == [f"{before} apparmor.service"]
 
 
 @pytest.mark.parametrize("egress", [[], [CIDR]])

@@ -147,8 +147,8 @@ def test_the_environment_names_the_proxy_and_what_goes_around_it():
 @pytest.mark.parametrize(("inspect", "ca"), [(True, False), (False, True)])
 def test_who_is_inspected_or_has_a_ca_of_its_own_trusts_the_bundle(inspect, ca):
     found = egress.proxy_environment(agent(https("x.org", inspect=inspect)), "127.99.3.7", ca=ca)
-    assert {found[key] for key in egress.CA_VARIABLES} == {"/etc/cordon/proxy/ca-bundle.pem"}
-    assert "trustStore=/etc/cordon/proxy/java-trust-store" in found["JAVA_TOOL_OPTIONS"]
+    assert {found[key] for key in egress.CA_VARIABLES} == {"/usr/lib/cordon/trust/ca-bundle.pem"}
+    assert "trustStore=/usr/lib/cordon/trust/java-trust-store" in found["JAVA_TOOL_OPTIONS"]
 
 
 def test_without_https_names_there_is_no_environment():

@@ -24,13 +24,14 @@ TUNNEL = {"at": 1795433085.854, "agent": "scout", "listener": 3129, "method": "C
           "received": 0, "ms": 0, "hierarchy": "HIER_NONE", "squid": "NONE_NONE", "error": "-", "detail": "-",
           "mode": "splice"}  # fmt: skip
 ENDED = {**TUNNEL, "outcome": "-", "sent": 695, "received": 1514, "ms": 43, "hierarchy": "HIER_DIRECT", "squid": "TCP_TUNNEL"}
+WHERE = {"127.99.3.7": "autopilot"}
 REQUEST = {**TUNNEL, "method": "POST", "url": "https://api.example.org/v1/%22x?key=secret", "outcome": "-", "sent": 20000156,
            "received": 234, "ms": 53, "squid": "TCP_MISS", "status": 503, "mode": "bump"}
 REFUSED = {**TUNNEL, "outcome": "-", "reason": "name", "status": 403, "squid": "TCP_DENIED", "sni": "-", "mode": "-"}
 
 
 def call(**fields):
-    return proxy_event(json.dumps({**TUNNEL, **fields}), "7:0", "web1")
+    return proxy_event(json.dumps({**TUNNEL, **fields}), "7:0", "web1", WHERE)
 
 
 @pytest.mark.parametrize(("line", "expected"), [
@@ -45,21 +46,28 @@ def call(**fields):
     ({**ENDED, "error": "ERR_CONNECT_FAIL"}, {"outcome": "allowed", "operation": "open", "reason": "ERR_CONNECT_FAIL"}),
 ])  # fmt: skip
 def test_a_line_of_the_proxy_is_an_event(line, expected):
-    found = proxy_event(json.dumps(line), "7:0", "web1")
+    found = proxy_event(json.dumps(line), "7:0", "web1", WHERE)
     assert {key: found[key] for key in expected} == expected
     assert (found["host"], found["agent"], found["source"]) == ("web1", "scout", "proxy")
     assert found["time"] == "2026-11-23T11:24:45.854Z"
 
 
+def test_what_could_not_be_read_as_a_request_is_told_of_the_agent_on_whose_address_it_came():
+    line = {**REFUSED, "agent": "-", "address": "127.99.3.7", "url": "error:request-too-large", "host": "-", "port": "-"}
+    found = proxy_event(json.dumps(line), "7:0", "web1", WHERE)
+    assert (found["agent"], found["outcome"], found["refusal"]) == ("autopilot", "denied", "too large")
+    assert proxy_event(json.dumps({**line, "address": "127.99.9.9"}), "7:0", "web1", WHERE) is None
+
+
 def test_a_query_never_reaches_the_event_log():
-    assert "secret" not in json.dumps(proxy_event(json.dumps(REQUEST), "7:0", "web1"))
+    assert "secret" not in json.dumps(proxy_event(json.dumps(REQUEST), "7:0", "web1", WHERE))
 
 
 @pytest.mark.parametrize("text", [
     "", "x", "[]", "{}", '{"at": "x"}', json.dumps({**TUNNEL, "agent": "../x"}), json.dumps({**TUNNEL, "agent": None}),
 ])
 def test_what_is_no_line_of_the_proxy(text):
-    assert proxy_event(text, "7:0", "web1") is None
+    assert proxy_event(text, "7:0", "web1", WHERE) is None
 
 
 def question(stamp="b:1", **said):

@@ -27,7 +27,7 @@ def authority(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "DAYS", days)
         (tmp_path / "authority.json").write_text(json.dumps({"names": list(names)}))
         (tmp_path / "system.pem").touch()
-        module.main(tmp_path, tmp_path, tmp_path / "system.pem", "root")
+        module.main(tmp_path, tmp_path, tmp_path, tmp_path / "system.pem", "root")
         return {path.name: path.read_bytes() for path in tmp_path.glob("a*.???")}
 
     return run

@@ -38,6 +38,7 @@ class Agents(NamedTuple):
     by_uid: dict[int, str]
     names: frozenset[str]
     burning: frozenset[str] = frozenset()
+    by_address: Mapping[str, str] = {}  # the address on which the proxy serves an agent -> its name
     named: Mapping[str, list[dict[str, Any]]] = {}  # egress by name, of the agents that have a line with `log: false`
 
     def wants(self, event: Mapping[str, Any]) -> bool:
@@ -60,7 +61,8 @@ def agents(path: Path = MANIFEST) -> Agents:
     burning = frozenset(agent["name"] for agent in listed if agent.get("mode") == "burn_in")
     named = {agent["name"]: [entry for entry in agent.get("egress", []) if "name" in entry] for agent in listed}
     quiet = {name: entries for name, entries in named.items() if not all(entry["log"] for entry in entries)}
-    return Agents(by_uid, frozenset(agent["name"] for agent in listed), burning, quiet)
+    by_address = {address: name for name, address in _egress.addresses(listed).items()}
+    return Agents(by_uid, frozenset(agent["name"] for agent in listed), burning, by_address, quiet)
 
 
 class LiveAgents:

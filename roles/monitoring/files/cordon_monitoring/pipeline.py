@@ -51,7 +51,7 @@ class Pipeline:
 
     def take_proxy(self, text: str, identity: str, agents: Agents, now: float) -> bool:
         """A line of the proxy's log; False where it is none."""
-        event = proxy_event(text, identity, self._settings.host)
+        event = proxy_event(text, identity, self._settings.host, agents.by_address)
         if event and agents.wants(event):
             self._finish([event], now)
         return event is not None

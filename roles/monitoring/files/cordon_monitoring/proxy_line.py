@@ -23,9 +23,12 @@ _LONGEST = 1000  # characters of a path; the proxy's log has all of it
 _TUNNEL = {"opened": "open", "closed": "close"}
 
 
-def proxy_event(text: str, identity: str, host: str) -> Event | None:
-    """The event of one line; None for what is no line of the proxy's. identity: unique among the lines of its time."""
-    said = _egress_proxy_log.event(text)
+def proxy_event(text: str, identity: str, host: str, addresses: Mapping[str, str]) -> Event | None:
+    """The event of one line; None for what is no line of the proxy's. identity: unique among the lines of its time.
+
+    addresses: the agents by the address that their proxy listens on, for lines of what could not be read as a request.
+    """
+    said = _egress_proxy_log.event(text, addresses)
     if said is None or not isinstance(said["agent"], str) or not _AGENT.fullmatch(said["agent"]):
         return None
     try:
