@@ -84,7 +84,7 @@ def waiting(directory: str) -> Optional[Pending]:
 def _pending(directory: str) -> Optional[Pending]:
     try:
         data = json.loads(_read(os.path.join(directory, _PENDING)))
-        return Pending(**{**data, "files": [(path, text) for path, text in data["files"]]})
+        return Pending(**{**data, "files": [tuple(entry) for entry in data["files"]]})
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

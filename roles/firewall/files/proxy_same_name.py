@@ -18,7 +18,7 @@ def answer(line: str) -> str:
 
 def same(name: str, sni: str) -> bool:
     """Case and a dot at the end do not count (RFC 4343, RFC 6066 section 3)."""
-    return plain(name) == plain(sni) not in ("", "-")
+    return plain(name) == plain(sni) and plain(sni) not in ("", "-")
 
 
 def plain(name: str) -> str:

@@ -33,11 +33,11 @@ class Datagrams(asyncio.DatagramProtocol):
         """The socket is open."""
         self._transport = transport
 
-    def datagram_received(self, data: bytes, address: Tuple[str, int]) -> None:
+    def datagram_received(self, data: bytes, addr: Tuple[str, int]) -> None:
         """Answer when there is an answer; others are read meanwhile."""
         if not self._resolver.admit() or len(self._tasks) >= MOST_UNDER_WAY:
             return
-        task = asyncio.ensure_future(self._answer(data, address))
+        task = asyncio.ensure_future(self._answer(data, addr))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
