@@ -29,7 +29,8 @@ NAMESPACE, INSIDE, OUTSIDE = "world", "world1", "world0"
 ARRIVALS = "/run/world/arrivals.jsonl"
 CERTIFICATE = "/etc/world/server.pem"  # and its key
 
-HOST = ("203.0.113.1/24", "2001:db8:9::1/64", "10.99.0.1/24")
+# Single addresses and routes: the machine itself may lie in a documentation network, as its mirror does.
+HOST = ("203.0.113.1", "2001:db8:9::1", "10.99.0.1")
 RESOLVER, ROGUE = "203.0.113.53", "203.0.113.66"
 API, INSPECTED, GIT, TIME, OFF_LIST = "203.0.113.10", "203.0.113.11", "203.0.113.22", "203.0.113.23", "203.0.113.99"
 DATABASE, PRIVATE = "10.99.0.5", "10.99.0.6"
@@ -82,11 +83,10 @@ def lay() -> None:
     _ip("link", "set", OUTSIDE, "up")
     for address in HOST:
         _ip("address", "replace", address, "dev", OUTSIDE, *_nodad(address))
+        _ip("-n", NAMESPACE, "route", "replace", address, "dev", INSIDE)
     for address in ADDRESSES:
-        _ip("-n", NAMESPACE, "address", "replace", f"{address}/{128 if ':' in address else 32}", "dev", INSIDE, *_nodad(address))
+        _ip("-n", NAMESPACE, "address", "replace", address, "dev", INSIDE, *_nodad(address))
         _ip("route", "replace", address, "dev", OUTSIDE)
-    for back in ("203.0.113.0/24", "2001:db8:9::/64", "10.99.0.0/24"):
-        _ip("-n", NAMESPACE, "route", "replace", back, "dev", INSIDE)
 
 
 def _ip(*arguments: str) -> None:
