@@ -191,6 +191,17 @@ def test_where_that_fails_everything_is_asked_anew(bench: Bench) -> None:
     assert bench.packets.sets["named4_autopilot"] == OPEN
 
 
+def test_a_table_that_comes_after_a_flush_gets_what_was_open_before_it(bench: Bench) -> None:
+    bench("git.example.org")
+    held, bench.packets.sets = bench.packets.sets, {}
+    with pytest.raises(SetError):
+        bench.resolver.put_back()
+    held["named4_autopilot"].clear()
+    bench.packets.sets = held
+    bench.resolver.put_back()
+    assert bench.packets.sets["named4_autopilot"] == OPEN
+
+
 def test_what_a_new_allowlist_does_not_give_is_closed(bench: Bench, client: Client) -> None:
     for name in ("git.example.org", "a.example.net", "db.example.net"):
         bench.answers[name] = Given(0, (), (f"203.0.113.{len(name)}",), 300)

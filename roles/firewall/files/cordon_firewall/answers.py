@@ -63,6 +63,11 @@ class Answers:
         if len(self._held) > self._most:
             self._held.popitem(last=False)
 
+    def doubt(self) -> None:
+        """What is open may not be so any more: everything is asked anew, and put back once that is possible."""
+        for question, answer in self._held.items():
+            self._held[question] = answer._replace(fresh_until=0.0)
+
     def forget(self) -> None:
         """Everything is asked anew."""
         self._held.clear()

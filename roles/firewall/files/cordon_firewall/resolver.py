@@ -119,7 +119,7 @@ class Resolver:
         try:
             self._sets.place(self.client.set, dict.fromkeys(opening.elements, answer.open_until), now)
         except SetError:
-            self._answers.forget()  # the table is gone, and what the other answers opened with it
+            self._answers.doubt()  # the table is gone, and what the other answers opened with it
             raise
         self._answers.keep(question, answer)
         return answer
@@ -148,7 +148,8 @@ class Resolver:
         try:
             self._sets.replace(self.client.set, self._answers.elements(now), now)
         except SetError:
-            self._answers.forget()
+            # Somebody who flushes all tables is followed by whoever loads ours again: those elements are wanted then.
+            self._answers.doubt()
             raise
 
     def close(self) -> None:
