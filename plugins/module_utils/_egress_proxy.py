@@ -157,6 +157,9 @@ httpd_suppress_version_string on
 # The resolver fills the packet filter with what it answers, so no other source of addresses would help.
 dns_nameservers {PROXY_LISTENS_TO}
 hosts_file none
+# Their defaults have the client's name (%>A), for which squid would ask the resolver again and again, helper or not.
+url_rewrite_extras "%>a"
+store_id_extras "%>a"
 dns_timeout 10 seconds
 # Of a name that has not resolved, ask again soon. The resolver keeps an address open for two minutes at least.
 negative_dns_ttl 10 seconds
