@@ -125,6 +125,8 @@ def _start_timer(run: _nftables.Run, arguments: Tuple[str, str, str], seconds: i
         unit = f"cordon-firewall-rollback-{arguments[1]}"
         code, _out, err = run((
             "systemd-run", "--quiet", "--collect", f"--unit={unit}", f"--on-active={seconds}s",
+            # By default the whole script, line by line: at the next reload systemd would read each as a setting.
+            "--description=Undo the change of the agents' firewall unless it is confirmed",
             "--timer-property=AccuracySec=1s", "sh", "-c", _ROLL_BACK, "sh", *arguments, "0"), None)
     else:
         code, _out, err = run((
