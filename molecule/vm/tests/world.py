@@ -265,7 +265,8 @@ async def deputies() -> None:
     await _ready()
 
 
-async def _hello(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _hello(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read(100)
     writer.write(b"hello\r\n")
     await writer.drain()
 
