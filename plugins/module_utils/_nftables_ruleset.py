@@ -274,6 +274,8 @@ def _proxy(upstream: List[str]) -> List[str]:
     chain = _block("chain", f"egress_{name}", [
         *_never(name),
         # Its own parts talk to each other over loopback: the first listener to the second, and squid to its helpers.
+        # ... and its reload asks its state.
+        f"oif lo ip daddr {_egress.PROXY_LISTENS_TO} tcp dport {_egress.PROXY_PORT} accept",
         f"oif lo ip daddr {_egress.LISTENERS} tcp dport {TLS_PORT} accept",
         f"oif lo ip saddr {_LOCALHOST} ip daddr {_LOCALHOST} tcp sport {_PASSING} tcp dport {_PASSING} accept",
         f"ct direction reply oif lo ip saddr {_egress.LISTENERS} tcp sport {{ {_egress.PROXY_PORT}, {TLS_PORT} }} accept",

@@ -170,6 +170,7 @@ def test_the_proxy_sends_to_the_resolver_and_where_names_lead_and_nowhere_else()
     rules = chain(text, "egress__proxy")
     assert rules[:2] == ["ip daddr @metadata4 goto metadata__proxy", "ip6 daddr @metadata6 goto metadata__proxy"]
     assert [line for line in rules if "accept" in line or "goto named" in line] == [
+        "oif lo ip daddr 127.99.255.1 tcp dport 3128 accept",
         "oif lo ip daddr 127.99.0.0/16 tcp dport 3129 accept",
         "oif lo ip saddr 127.0.0.1 ip daddr 127.0.0.1 tcp sport 32768-60999 tcp dport 32768-60999 accept",
         "ct direction reply oif lo ip saddr 127.99.0.0/16 tcp sport { 3128, 3129 } accept",
