@@ -163,12 +163,12 @@ def test_the_agent_cannot_end_or_empty_what_holds_it(host: Any, attempts: Callab
     assert [outcome for outcome, _ in attempts("root", tampering)] == ["may be ended", "may be ended", "became"]
     ((flushed, _),) = attempts("root", [["flush_rules"]], prefix="unshare --net")
     assert flushed == "flushed", "the way does not work at all"
-    before = host.check_output("nft --stateless list table inet cordon")
+    before = host.check_output("nft --stateless --terse list table inet cordon")
 
     said = [outcome for outcome, _seconds in attempts(AGENT, [*tampering, ["flush_rules"]])]
 
     assert set(said) <= {"EPERM", "EACCES"}
-    assert host.check_output("nft --stateless list table inet cordon") == before
+    assert host.check_output("nft --stateless --terse list table inet cordon") == before
 
 
 NAMES = [["fetch", "https://api.example.org/"], ["by_name", "git.example.org", 22]]
