@@ -41,10 +41,18 @@ def manifest_diff(agent: Mapping[str, Any], added: Mapping[str, Any]) -> str:
     lines = ["   - name: %s" % agent["name"]]
     for key in sorted({place.partition(".")[0] for place in added}):
         before, now = (_written(key, one[key]) for one in (agent, after))
-        if before != now:
+        if isinstance(after[key], list) and any(isinstance(one, dict) for one in after[key]):
+            lines += _longer(key, agent[key], after[key])
+        elif before != now:
             lines += ["-    %s: %s" % (key, before)] if before else []
             lines += ["+    %s: %s" % (key, now)]
     return "\n".join(lines)
+
+
+def _longer(key: str, before: List[Any], after: List[Any]) -> List[str]:
+    """A list of mappings, of which only what is new is shown: an allowlist is long, and nothing leaves it here."""
+    new = ["+      - " + flow(_chosen(one, key + "[]")) for one in after if one not in before]
+    return ["%s    %s:" % (" " if before else "+", key), *new] if new else []
 
 
 def catalogue_diff(tool: str, added: Mapping[str, Any], known: Optional[Mapping[str, Any]]) -> str:

@@ -170,7 +170,7 @@ CONNECT = "python3 -c 'import socket; socket.create_connection((\"%s\", %d), 3)'
     ("/usr/bin/psql -l", ["may not start /usr/share/postgresql-common/pg_wrapper"]),
     ("/usr/bin/su", ["may not start /usr/bin/su", "never: it is setuid"]),
     ("cat /etc/shadow", ["may not read /etc/shadow", "never: no agent may: passwords"]),
-    (CONNECT % ("169.254.169.254", 80), ["169.254.169.254 port 80", "cloud metadata"]),
+    (CONNECT % ("169.254.169.254", 80), ["169.254.169.254 port 80", "never: 169.254.169.254 is a metadata address"]),
     (CONNECT % ("203.0.113.9", 443), ["203.0.113.9 port 443", "203.0.113.9/32"]),
     ("printf x > \"/opt/$(printf '\\033[2Jx')\"", ["the unit's mounts"]),
 ])  # fmt: skip

@@ -79,13 +79,13 @@ def test_like_denials_are_one_entry_and_the_newest_is_last(on_call):
     (event(kind="process", operation="kill systemd", path=None, reason="EPERM"), ["do kill (systemd)", "not one for agents"]),
     (event(kind="connection", operation="connect", path=None, reason="nftables", address="203.0.113.5", port=443, protocol="tcp"),
      ["may not connect to 203.0.113.5 port 443 (tcp)", "the packet filter", "because no line of the agent's egress grants",
-      "egress: [{cidr: 203.0.113.5/32}]"]),
+      "+      - {cidr: 203.0.113.5/32}"]),
     (event(kind="connection", operation="connect", path=None, reason="metadata", address="169.254.169.254", port=80),
      ["never: 169.254.169.254 is a metadata address"]),
     (event(kind="connection", operation="connect", path=None, reason="nftables", address="203.0.113.5", port=None,
            protocol="icmp"), ["never: nothing grants icmp"]),
     (event(kind="api_call", operation="CONNECT", path=None, reason="proxy", refusal="name", name="Pypi.example.org", port=443),
-     ["may not connect to Pypi.example.org port 443 (https)", "refused by: the proxy", "egress: [{name: pypi.example.org}]"]),
+     ["may not connect to Pypi.example.org port 443 (https)", "refused by: the proxy", "+      - {name: pypi.example.org}"]),
     (event(kind="api_call", operation="CONNECT", path=None, reason="proxy", refusal="sni", name="pypi.example.org", port=443),
      ["the TLS handshake named another host than CONNECT"]),
     (event(kind="api_call", operation="GET", path=None, reason="proxy", refusal="method", name="pypi.example.org", port=80),
@@ -99,7 +99,7 @@ def test_like_denials_are_one_entry_and_the_newest_is_last(on_call):
     (event(kind="dns", operation="resolve", path=None, reason="filtered", name="db.example.org", type="A", refusal="10.0.0.1 is"
            " a private address"), ["the resolver's reason: 10.0.0.1 is a private address"]),
     (event(kind="dns", operation="resolve", path=None, reason="resolver", name="git.example.org", type="A"),
-     ["may not look up the name git.example.org", "refused by: the resolver", "[{name: git.example.org}]",
+     ["may not look up the name git.example.org", "refused by: the resolver", "+      - {name: git.example.org}",
       "write that port"]),
     (by_apparmor(path="/usr/share/x"), ["the manifest allows it by now"]),
 ])  # fmt: skip
@@ -126,7 +126,7 @@ CONNECTS = {"kind": "connection", "operation": "connect", "path": None, "reason"
      ["only the types A and AAAA are answered"]),
     # The address is the answer to a name: the change names it, not an address that is another's tomorrow.
     ([ANSWERED, event(2, **CONNECTS, address="203.0.113.9", port=8080)],
-     ["may not connect to 203.0.113.9 (git.example.org) port 8080", "+    egress: [", "{name: git.example.org, port: 8080}",
+     ["may not connect to 203.0.113.9 (git.example.org) port 8080", " egress:", "+      - {name: git.example.org, port: 8080}",
       "agents[0].egress[1] allows it on tcp port 22"]),
     ([ANSWERED, event(2, **CONNECTS, address="203.0.113.9", port=22)], ["agents[0].egress[1] grants it by now"]),
     ([event(2, **CONNECTS, address="203.0.113.9", port=22)], ["{cidr: 203.0.113.9/32, port: 22"]),
