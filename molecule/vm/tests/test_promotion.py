@@ -22,7 +22,10 @@ import yaml
 
 pytestmark = pytest.mark.kernel
 HERE = Path(__file__).resolve().parents[1]
-MANIFEST = yaml.safe_load((HERE.parent / "shared" / "group_vars" / "all.yml").read_text())
+SHARED = HERE.parent / "shared"
+# The guest's own variables too: they hold what its agents may reach by name, and the manifest must be the one that was applied.
+MANIFEST = {**yaml.safe_load((SHARED / "group_vars" / "all.yml").read_text()),
+            **yaml.safe_load((SHARED / "host_vars" / "agenthost-1.yml").read_text())}
 AGENT = "scribe"
 TESTBED = Path(os.environ["CORDON_TESTBED"])
 RECORD, HISTORY = "/etc/cordon/promotions.json", "/var/lib/cordon/promotions.jsonl"
