@@ -16,6 +16,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from cordon_monitoring import config
+from cordon_monitoring.critical_api import failure
+from cordon_monitoring.pipeline import Pipeline
+from cordon_monitoring.proxy_line import proxy_event
 
 from ansible_collections.cordon.agent_host.plugins.module_utils import _egress, _egress_proxy
 
@@ -300,6 +304,49 @@ def test_an_inspected_host_that_nobody_signed_for_is_not_vouched_for(host):
     done = curl(host, f"https://untrusted.test:{PORT}/", name="two", user=OTHER_AGENT)
     assert '"sni"' not in done.stdout
     assert host.log()[-1]["outcome"] == "failed"
+
+
+# --- critical APIs ------------------------------------------------------------------------------------
+
+FAILING = [
+    # Where the calls go, and what the alert says of them.
+    (f"https://seen.test:{PORT}/503/x", "it answered 503 (3)"),
+    ("https://closed.test:9/", "the proxy could not reach it: ERR_CONNECT_FAIL"),
+    (f"https://untrusted.test:{PORT}/", "the proxy could not reach it: ERR_SECURE_CONNECT_FAIL"),
+    (f"https://gone.test:{PORT}/", "the proxy could not reach it: its name has no address that the agent may be led to (3)"),
+]
+
+
+@pytest.mark.parametrize(("url", "words"), FAILING, ids=[line[0] for line in FAILING])
+def test_a_critical_api_that_fails_raises_one_alert(host, url, words):
+    name = url.split("/")[2].partition(":")[0]
+    raised: list[dict] = []
+    pipeline = Pipeline(config.Settings("web1", None, None, 900, True, []), raised.append)
+    agents = config.Agents({}, frozenset({"two"}), critical={"two": [name]})
+
+    def call(*urls: str) -> list[str]:
+        before, told = host.lines(), len(raised)
+        for one in urls:
+            curl(host, one, name="two", user=OTHER_AGENT)
+        time.sleep(0.3)
+        for number, line in enumerate((host.run / "proxy.log").read_text().splitlines()[before:], before):
+            pipeline.take_proxy(line, f"1:{number}", agents, time.monotonic())
+        return [alert["alert"] for alert in raised[told:]]
+
+    assert call(*[f"https://seen.test:{PORT}/fine"] * 4) == []
+    assert call(url, url) == []
+    assert call(url, url) == ["api-failing"]
+    assert raised[0]["summary"].startswith(f"two: 3 calls of {name} failed within 5 minutes: {words}")
+
+
+def test_an_agent_that_trusts_no_proxy_raises_no_alert(host):
+    """A handshake that the agent itself breaks off is not the API's fault."""
+    before = host.lines()
+    found = host.tries(OTHER_AGENT, through(host, "two", f"seen.test:{PORT}", ca="/etc/ssl/certs/ca-certificates.crt"))
+    assert found[0]["tls"] == "CERTIFICATE_VERIFY_FAILED"
+    lines = (host.run / "proxy.log").read_text().splitlines()[before:]
+    events = [proxy_event(line, "1:1", "web1", {}) for line in lines]
+    assert events and [failure(event) for event in events] == [None] * len(events)
 
 
 def test_the_authority_signs_for_inspected_names_only(host):
