@@ -54,10 +54,11 @@ def meant(text: str) -> Dict[str, Set[str]]:
     """The lines that grant something by the agent whom they grant it, "" for those of all: no digest of the whole."""
     found: Dict[str, Set[str]] = {"": set()}
     for line in map(str.strip, text.splitlines()):
-        # What is foreign to an agent is what others are granted and it is not. What is its own, _MAY_LEAD has.
-        if not line or line.startswith("visible_hostname ") or ".foreign" in line or (line[0] == "#" and not _MAY_LEAD.match(line)):
+        leads = _MAY_LEAD.match(line)
+        # What is foreign to an agent is what others are granted and it is not. What is its own, the comment says.
+        if not leads and (not line or line.startswith(("#", "visible_hostname ")) or ".foreign" in line):
             continue
-        whose = _MAY_LEAD.match(line) or _AGENT.search(line)
+        whose = leads or _AGENT.search(line)
         found.setdefault(whose.group(1) if whose else "", set()).add(line)
     return found
 

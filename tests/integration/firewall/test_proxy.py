@@ -33,8 +33,8 @@ def granted(name: str, inspect: bool = False, port: int = PORT, networks: tuple[
 
 ONE = agent("one", AGENT, *(granted(name) for name in ("allowed.test", "second.test", "metadata.test", "gone.test",
                                                        "closed.test", "*.wild.test", "loop.test", "private.test")))
-TWO = agent("two", OTHER_AGENT, granted("second.test"), *(granted(name, inspect=True)
-                                                          for name in ("seen.test", "twin.test", "untrusted.test", "gone.test")), granted("closed.test", True, 9),
+INSPECTED = [granted(name, inspect=True) for name in ("seen.test", "twin.test", "untrusted.test", "gone.test")]
+TWO = agent("two", OTHER_AGENT, granted("second.test"), *INSPECTED, granted("closed.test", inspect=True, port=9),
             granted("private.test", networks=("10.20.0.0/24",)), granted("*.inside.test", networks=(f"{INSIDE}/32",)),
             granted("b.inside.test"))
 

@@ -20,8 +20,8 @@ CONNECT = {**LINE, "method": "CONNECT", "url": "api.example.org:443", "outcome":
 BUSY = {**LINE, "status": 503}
 UNREACHED = {**CONNECT, "error": "ERR_CONNECT_FAIL", "detail": "WITH_SERVER"}
 # What follows it: the request, which squid answers itself.
-ECHO = {**LINE, "status": 503, "hierarchy": "HIER_NONE", "squid": "NONE_NONE", "error": "ERR_CONNECT_FAIL", "detail": "WITH_SERVER",
-        "mode": "-"}  # fmt: skip
+ECHO = {**LINE, "status": 503, "hierarchy": "HIER_NONE", "squid": "NONE_NONE", "error": "ERR_CONNECT_FAIL",
+        "detail": "WITH_SERVER", "mode": "-"}  # fmt: skip
 UNTRUSTED = {**UNREACHED, "error": "ERR_SECURE_CONNECT_FAIL", "detail": "X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT+broken_cert"}
 UNRESOLVED = {**CONNECT, "outcome": "-", "reason": "unresolved", "status": 403, "squid": "TCP_DENIED",
               "error": "CORDON_UNRESOLVED", "sni": "-", "mode": "-"}  # fmt: skip
