@@ -13,7 +13,6 @@ tunnels, and squid's own parent starts another at once. The unit stays active, s
 """
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -44,6 +43,8 @@ def narrowed(before: str, after: str) -> Optional[Set[str]]:
 
     The text grants name by name, a line each, and what refuses is the same for all: more lines, more is granted.
     """
+    if not before:
+        return None  # nobody knows what stands
     old, new = meant(before), meant(after)
     found = {whose for whose in old
              if old[whose] - new.get(whose, set()) or any(_INSPECTS.search(line) for line in new.get(whose, set()) - old[whose])}
@@ -102,7 +103,6 @@ def read(path: str) -> str:
 def apply(parent: int) -> None:
     """Reload, and return once the new configuration answers, and what it does not grant has ended."""
     before, after = read(RUNNING), read(WANTED)
-    shutil.copyfile(WANTED, RUNNING)
     whose = narrowed(before, after)
     if whose is None:
         end_all(parent)
@@ -115,6 +115,9 @@ def apply(parent: int) -> None:
         print("the kernel ended no connection (ss -K): all tunnels end instead")
         end_all(parent)
         wait(after)
+    # Last: a reload that broke off has not ended what the next one is to end.
+    with open(RUNNING, "w", encoding="utf-8") as file:
+        file.write(after)
 
 
 def end_all(parent: int) -> None:

@@ -416,9 +416,11 @@ def test_a_narrower_allowlist_ends_its_tunnels_and_no_other_agents(fresh):
     held, others = fresh.hold(AGENT, "one", "allowed.test"), fresh.hold(OTHER_AGENT, "two", "second.test")
     assert (say(held), say(others)) == ("200 allowed.test", "200 second.test")
     before = fresh.family()
+    assert fresh.outgoing(WORLD) == 2
     fresh.install(agent("one", AGENT, granted("second.test")), TWO)
     fresh.reload()
     assert say(held) in ENDED
+    assert fresh.outgoing(WORLD) == 1, "the way on to the server has ended too"
     assert fresh.tries(AGENT, through(fresh))[0]["connect"] == "403"
     assert say(others) == "200 second.test"
     assert fresh.squid.poll() is None and fresh.family() == before, "the unit stays active, and squid's process too"
