@@ -17,7 +17,8 @@ from ansible_collections.cordon.agent_host.plugins.module_utils._egress_proxy im
 
 
 def granted(name, port=443, inspect=False, networks=()):
-    return {"name": name, "port": port, "protocol": "https", "log": True, "inspect": inspect, "networks": list(networks)}
+    return {"name": name, "port": port, "protocol": "https", "log": True, "inspect": inspect, "networks": list(networks),
+            "requests": []}
 
 
 def agent(name, *egress):
