@@ -57,6 +57,7 @@ def egress_proxy(
         texts = {
             f"{_egress_proxy.CONFIG}/squid.conf": _egress_proxy.config(agents, upstream, bool(ca_certificates)),
             f"{_egress_proxy.CONFIG}/authority.json": json.dumps({"names": _egress_proxy.inspected(agents)}) + "\n",
+            places.granted: _egress_proxy.requests(agents),
             # Always there, so that removing the last one is a change of a file like any other.
             places.internal: _egress_proxy.certificates(ca_certificates or []),
             **{f"{places.errors}/{name}": text for name, text in _egress_proxy.errors().items()},

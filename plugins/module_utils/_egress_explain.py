@@ -13,6 +13,7 @@ import re
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 from . import _egress
+from ._egress_requests import shown
 from ._manifest_network import read_host
 from ._manifest_place import Place
 from ._metadata import endpoint_of, name_of
@@ -305,6 +306,7 @@ def _conditions(entry: Entry, way: str) -> List[str]:
     if way == BY_PROXY:
         notes = ["only as TLS whose server name (SNI) is this name, by programs that use https_proxy"]
         notes += ["the proxy reads it: requests are logged, and the agent must trust %s" % _egress.CA_BUNDLE] * entry["inspect"]
+        notes += ["of its requests these only: " + shown(entry["requests"])] if entry["requests"] else []
     else:
         notes = ["only at addresses that its resolver answered with"]
     if entry["networks"]:

@@ -18,10 +18,12 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import itertools
+import json
 import re
 from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 from ._egress import PROXY_LISTENS_TO, PROXY_PORT, addresses, https_names
+from ._egress_requests import OVERRIDES, narrowed, read, shown
 from ._metadata import NAMES, NETWORKS
 
 Agent = Mapping[str, Any]
@@ -47,6 +49,8 @@ class Places(NamedTuple):
     internal: str = f"{CONFIG}/internal-ca.pem"
     errors: str = f"{CONFIG}/errors"
     same_name: str = "/usr/lib/cordon/proxy_same_name.py"
+    requests: str = "/usr/lib/cordon/proxy_requests.py"
+    granted: str = f"{CONFIG}/requests.json"
     log: str = LOG
 
 
@@ -59,6 +63,7 @@ REASONS: Dict[str, str] = {
     "name": "The manifest does not grant this agent the name.",
     "port": "The manifest grants this agent the name, but not on this port.",
     "unresolved": "The name has no address that this agent may be led to.",
+    "request": "The manifest grants this agent the name, but not this request: its method, its path or its query.",
     "host": "The request inside the connection is for another host than the connection.",
     "sni": "The TLS handshake names another host than CONNECT, or none.",
 }
@@ -77,6 +82,7 @@ def config(
     text = "\n".join([
         _general(upstream, internal_ca, places),
         _shared_lists(),
+        _narrowed(served, places),
         *(_agent(agent, where[agent["name"]], places) for agent in served),
         _unread(places),
         _access(served, resolves=not upstream),
@@ -105,6 +111,14 @@ def errors() -> Dict[str, str]:
     hint = "On the host, `cordonctl explain AGENT %H` says which line of the manifest decides, and what to write to allow it."
     said = {reason: f"Refused by the egress proxy (cordon): {text}\n{hint}\n" for reason, text in REASONS.items()}
     return {f"CORDON_{reason.upper()}": text for reason, text in said.items()}
+
+
+def requests(agents: Iterable[Agent]) -> str:
+    """The file places.granted, for proxy_requests.py: what the agents of whom an entry narrows its requests may reach."""
+    keys = ("name", "port", "protocol", "requests")
+    found = {agent["name"]: [{key: entry[key] for key in keys} for entry in https_names(agent)]
+             for agent in agents if narrowed(https_names(agent))}
+    return json.dumps(found, sort_keys=True) + "\n"
 
 
 def inspected(agents: Iterable[Agent]) -> List[str]:
@@ -219,6 +233,19 @@ def _shared_lists() -> str:
     return "\n".join(lines) + "\n"
 
 
+def _narrowed(served: List[Agent], places: Places) -> str:
+    """Of a request in an inspected connection, whether its entry grants it. squid's own lists compare a path only after they
+    have decoded it, where servers still tell an encoded slash from a slash."""
+    if not any(narrowed(https_names(agent)) for agent in served):
+        return ""
+    headers = " ".join(f"%>ha{{{name}}}" for name in OVERRIDES)
+    words = f"children-idle=1 %DATA %>rd %>rP %>rm %>rp {headers} /usr/bin/python3 -I -S -B {places.requests} {places.granted}"
+    return f"""\
+# {places.granted} as {digest(requests(served))}: another one is read in with this text.
+external_acl_type request ipv4 ttl=3600 negative_ttl=3600 cache=16384 concurrency=64 children-max=2 children-startup=1 {words}
+"""
+
+
 def _mapped(network: Any) -> bool:
     # squid reads an IPv4-mapped address as the IPv4 address that it is.
     return network.version == 6 and network.subnet_of(ipaddress.IPv6Network("::ffff:0:0/96"))
@@ -255,6 +282,8 @@ def _agent(agent: Agent, address: str, places: Places) -> str:
     for number, (_inspect, _port, run) in enumerate(_ways(entries)):
         lines += [f"acl {name}.way.{number} {_listed(entry)}" for entry in run]
     lines = list(dict.fromkeys(lines))
+    if narrowed(entries):
+        lines.append(f"acl {name}.request external request {plain}")
     lines += [f"logformat {name} {_log_format(plain)}",
               # One line when a tunnel opens, one when it ends; what the first listener passed on is told by the second.
               f"access_log stdio:{places.log} logformat={name} {name} !passed_on",
@@ -297,7 +326,11 @@ def _shown(entry: Mapping[str, Any]) -> str:
     """The entry as the manifest has it."""
     inspect = ", inspect: true" if entry["inspect"] else ""
     name = f'"{entry["name"]}"' if entry["name"].startswith("*") else entry["name"]
-    return f"{{name: {name}, port: {int(entry['port'])}{inspect}}}"
+    for request in entry["requests"]:
+        if read(request) is None:
+            raise ValueError(f"{request!r} is no request: pass the manifest through the filter agents first")
+    granted = f", requests: [{shown(entry['requests'])}]" if entry["requests"] else ""
+    return f"{{name: {name}, port: {int(entry['port'])}{inspect}{granted}}}"
 
 
 def _leads(plain: str, entry: Mapping[str, Any]) -> List[str]:
@@ -315,6 +348,7 @@ def _checked(form: re.Pattern[str], text: str) -> str:
 def _access(served: List[Agent], resolves: bool) -> str:
     """Who may ask for what. The names are looked at before one is resolved: a question would carry data out."""
     names = [acl(agent["name"]) for agent in served]
+    narrow = [acl(agent["name"]) for agent in served if narrowed(https_names(agent))]
     # The packet filter has the last word on addresses; this gives an error in words instead of a reset.
     addressed = ["http_access deny front metadata why.metadata", "http_access deny front !resolves why.unresolved",
                  *_led(served)]
@@ -329,6 +363,7 @@ def _access(served: List[Agent], resolves: bool) -> str:
         *(addressed if resolves else []),
         # The Host header of each request inside an inspected connection.
         "http_access deny tls opened !same_name why.host",
+        *(f"http_access deny {name}.tls opened !{name}.request why.request" for name in narrow),
         *(f"http_access allow {name}.any" for name in names),
         "http_access deny all",
     ]) + "\n"

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any, Collection, Dict, List, Mapping, Tuple
 
 from . import _egress as by_name
-from ._manifest_network import read_api, read_cidr, read_host, read_private_network
+from ._manifest_network import read_api, read_cidr, read_host, read_private_network, read_request
 from ._manifest_place import Place, near, show
 from ._manifest_refused import NOT_YET
 from ._manifest_values import (
@@ -67,6 +67,7 @@ DEFAULTS: Dict[str, Any] = {
     "egress[].log": True,
     "egress[].inspect": False,
     "egress[].networks": [],
+    "egress[].requests": [],
     "critical_apis": [],
     "limits": {},
     "limits.cpu": "200%",
@@ -254,6 +255,7 @@ BY_NAME: Dict[str, Reader[Any]] = {
     "log": read_flag,
     "inspect": read_flag,
     "networks": list_of(read_private_network, str),
+    "requests": list_of(read_request, str),
 }
 
 
@@ -331,6 +333,8 @@ def _egress(value: Any, place: Place) -> Dict[str, Any]:
             f"only https can be inspected, and the protocol is {entry['protocol']}",
             "write protocol: https, or leave inspect out",
         )
+    if entry["requests"] and not entry["inspect"]:
+        place.member("requests").refuse("the proxy sees requests only where it inspects", "write inspect: true beside it")
     return entry
 
 

@@ -9,6 +9,7 @@ import ipaddress
 import re
 from typing import Any, Tuple, Union
 
+from . import _egress_requests
 from ._egress import LISTENERS, private_network
 from ._manifest_place import Place, show
 from ._metadata import endpoint_of, name_of
@@ -160,3 +161,15 @@ def _no_destination(text: str) -> Tuple[str, str] | None:
     if "." not in text:
         return f"{text} has no domain, and agents search none", "write the whole name, e.g. api.example.org"
     return None
+
+
+def read_request(value: Any, place: Place) -> str:
+    """A request that is granted of an inspected name: "GET /v1/models", "GET,POST /repos/acme/**"."""
+    if not isinstance(value, str) or _egress_requests.read(value) is None:
+        place.refuse(
+            f"{show(value)} is not a request",
+            "write METHOD /path, e.g. 'GET,HEAD /v1/*', '* /repos/acme/**' or 'GET /search?q=*'; percent-encode what is no"
+            " letter, digit or one of ._~!$&'()+,;=:@-, without . or .. as a segment and without //",
+        )
+        return ""
+    return str(value)

@@ -165,8 +165,8 @@ def spoken(sock, sni, host, path, method="GET"):
     return answer.decode("latin-1").split("\r\n", 1)[0]
 
 
-def tls(address, port, sni, host):
-    return spoken(opened(address, port), sni, host, "/")
+def tls(address, port, sni, host, path="/"):
+    return spoken(opened(address, port), sni, host, path)
 
 
 def proxied(proxy, port, target, sni, host, path="/"):

@@ -133,6 +133,7 @@ class Asked(NamedTuple):
     sni: str | None = "="
     host: str = "="
     answer: str = "CONNECT 403"
+    path: str = "/"
 
     def said(self) -> tuple[str | None, str]:
         """What is said inside the connection: the name in the handshake, the host of the request."""
@@ -143,7 +144,7 @@ class Asked(NamedTuple):
         return self.target.rpartition(":")[0].strip("[]")
 
     def attempt(self, proxy: str) -> list[Any]:
-        return ["proxied", proxy, 3128, self.target, *self.said()]
+        return ["proxied", proxy, 3128, self.target, *self.said(), self.path]
 
     def works(self) -> list[Any]:
         """The same without a proxy: to the address that the name has in the world, or to what stands there in its place."""
@@ -151,7 +152,7 @@ class Asked(NamedTuple):
         if self.reason == "metadata" or name in ("fd00:ec2::254", *spellings("169.254.169.254").values(), "169.254.169.254"):
             return ["tcp", "169.254.169.254", 80]
         address = name if name[0].isdigit() or ":" in name else world.ZONE.get((name, "A"), [world.OFF_LIST])[0]
-        return ["tls", address, port, *self.said()] if port == 443 else ["tcp", address, port]
+        return ["tls", address, port, *self.said(), self.path] if port == 443 else ["tcp", address, port]
 
 
 CLOSED = r"TLS|ConnectionReset|ECONNRESET|EPIPE|SSLEOF|^$"
@@ -180,6 +181,11 @@ BY_PROXY = {
     "inspected, request for a name off the list": Asked("inspected.example.org:443", "name", host="outside.example.net",
                                                         answer="HTTP/1.1 403"),
     "inspected, request for another": Asked("inspected.example.org:443", "host", host="api.example.org", answer="HTTP/1.1 403"),
+    # An allowed host is a channel to all who use it: what is not granted of it, and spellings of that.
+    **{f"inspected, {how}": Asked("inspected.example.org:443", "request", answer="HTTP/1.1 403", path=path) for how, path in (
+        ("place of somebody else", "/gists"), ("data in a query", "/v1?data=secret"),
+        ("place around a granted one", "/v1/../gists"), ("place in other letters", "/v1/%2e%2e/gists"),
+        ("place behind an encoded slash", "/v1/..%2fgists"))},
 }
 
 # --- What the sandbox closes --------------------------------------------------------------------------
@@ -191,6 +197,10 @@ BY_SANDBOX: dict[str, tuple[list[Any], str, str | None]] = {
     "systemd-resolved over D-Bus": (["unix", "/run/dbus/system_bus_socket"], "DATA", None),
     "systemd-resolved over varlink": (["unix", world.RESOLVED], "hello", None),
     "Docker": (["unix", world.DOCKER], "hello", None),
+    "containerd": (["unix", world.CONTAINERD], "hello", None),
+    "podman": (["unix", world.PODMAN], "hello", None),
+    "snapd": (["unix", world.SNAPD], "hello", None),
+    "CUPS": (["unix", world.CUPS], "hello", world.CUPS),
     "sendmail": (["run", "/usr/sbin/sendmail", "root@outside.example.net"], "exit 0", "/usr/sbin/sendmail"),
     "ping with rights of its own": (["run", "/usr/bin/ping", "-c1", "-W2", world.OFF_LIST], "exit 0", "/usr/bin/ping"),
     "apt": (["run", "/usr/bin/apt-get", "--version"], "exit 0", "/usr/bin/apt-get"),

@@ -251,12 +251,15 @@ async def _ready() -> None:
 # --- On the host --------------------------------------------------------------------------------------
 
 DOCKER, RESOLVED = "/run/docker.sock", "/run/systemd/resolve/io.systemd.Resolve"
+CONTAINERD, PODMAN, SNAPD = "/run/containerd/containerd.sock", "/run/podman/podman.sock", "/run/snapd.socket"
+CUPS = "/run/cups/cups.sock"
+SOCKETS = (DOCKER, RESOLVED, CONTAINERD, PODMAN, SNAPD, CUPS)
 
 
 async def deputies() -> None:
-    """A mail server on loopback, Docker's and systemd-resolved's sockets, open to everybody."""
+    """A mail server on loopback, and the sockets of daemons that fetch, print or resolve for others, open to everybody."""
     await asyncio.start_server(quiet(lines), ["127.0.0.1", "::1"], 25)
-    for path in (DOCKER, RESOLVED):
+    for path in SOCKETS:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         if os.path.exists(path):
             os.unlink(path)

@@ -29,7 +29,9 @@ ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 
 # What is inspected from now on must not go on unread in a tunnel from before.
 _INSPECTS = re.compile(r"^acl \S+\.way\.|^ssl_bump ")
-
+# What takes from an agent: networks that others are granted and it is not (what is its own, a comment says), and requests,
+# which squid asks for anew in a connection that stands.
+_REFUSES = re.compile(r"\.foreign|\.request\b|^external_acl_type request ")
 
 # The agent that a line is about stands in it before all else that could look like one.
 _AGENT = re.compile(r"\bagent\.([a-z][a-z0-9_]*)")
@@ -56,8 +58,7 @@ def meant(text: str) -> Dict[str, Set[str]]:
     found: Dict[str, Set[str]] = {"": set()}
     for line in map(str.strip, text.splitlines()):
         leads = _MAY_LEAD.match(line)
-        # What is foreign to an agent is what others are granted and it is not. What is its own, the comment says.
-        if not leads and (not line or line.startswith(("#", "visible_hostname ")) or ".foreign" in line):
+        if not leads and (not line or line.startswith(("#", "visible_hostname ")) or _REFUSES.search(line)):
             continue
         whose = leads or _AGENT.search(line)
         found.setdefault(whose.group(1) if whose else "", set()).add(line)

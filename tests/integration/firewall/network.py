@@ -45,7 +45,7 @@ def allow(cidr: str, port: int, protocol: str = "tcp", log: bool = True) -> dict
 
 def named(name: str, port: int = 443, protocol: str = "https", log: bool = True) -> dict[str, Any]:
     """One resolved entry by name."""
-    return {"name": name, "port": port, "protocol": protocol, "log": log, "inspect": False, "networks": []}
+    return {"name": name, "port": port, "protocol": protocol, "log": log, "inspect": False, "networks": [], "requests": []}
 
 
 class Network:

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import pwd
+import shutil
 import signal
 import subprocess
 import time
@@ -24,6 +25,7 @@ from .network import SERVICE_USERS, SERVICES, Network
 
 HERE = Path(__file__).parent
 FILES = HERE.parents[2] / "roles" / "firewall" / "files"
+SHARED = HERE.parents[2] / "plugins" / "module_utils"
 USER = SERVICE_USERS["cordon-proxy"]
 WORLD, PORT = "203.0.113.9", 8443
 # A private address of the same world, and the names that lead there.
@@ -44,7 +46,8 @@ class ProxyHost:
         self.places = _egress_proxy.Places(
             runtime=str(self.run), certificate=str(self.state / "authority.pem"), key=str(self.state / "authority.key"),
             internal=str(self.config / "internal-ca.pem"), errors=str(self.config / "errors"),
-            same_name=str(self.root / "proxy_same_name.py"), log=str(self.run / "proxy.log"),
+            same_name=str(self.root / "proxy_same_name.py"), requests=str(self.root / "proxy_requests.py"),
+            granted=str(self.config / "requests.json"), log=str(self.run / "proxy.log"),
         )
 
     # --- what is there -------------------------------------------------------------------------------
@@ -56,6 +59,7 @@ class ProxyHost:
         os.chown(self.run, *pwd.getpwnam(USER)[2:4])
         for source in (HERE / "proxy_programs.py", *FILES.glob("proxy_*.py")):
             (self.root / source.name).write_text(source.read_text())
+        shutil.copytree(SHARED, self.root / "cordon", dirs_exist_ok=True)
         self._world()
         for name, text in _egress_proxy.errors().items():
             (self.config / "errors" / name).write_text(text)
@@ -98,6 +102,7 @@ class ProxyHost:
                 element = f"{{ {address} . tcp . {PORT} timeout 1h }}"
                 self.network.nft("add", "element", "inet", "cordon", "named4__proxy", element)
         (self.config / "squid.conf").write_text(self.text(*agents, upstream=upstream))
+        (self.config / "requests.json").write_text(_egress_proxy.requests(agents))
         (self.config / "authority.json").write_text(json.dumps({"names": _egress_proxy.inspected(agents)}))
         subprocess.run(["/usr/bin/python3", str(FILES / "proxy_authority.py"), str(self.config), str(self.state),
                         str(self.config), "/etc/ssl/certs/ca-certificates.crt", USER], check=True)

@@ -183,7 +183,7 @@ def hold(listener: str, connect: str, sni: str) -> None:
     secure = secured(sock, {"sni": sni})
     print(status, flush=True)
     for _line in sys.stdin:
-        print(asked(secure, sni), flush=True)
+        print(asked(secure, connect), flush=True)
 
 
 def main(arguments: List[str]) -> None:

@@ -27,8 +27,9 @@ from .network import AGENT, ORDINARY, OTHER_AGENT, Network, agent, named
 from .proxy_host import INSIDE, NAMES, PORT, WORLD, ProxyHost, say
 
 
-def granted(name: str, inspect: bool = False, port: int = PORT, networks: tuple[str, ...] = ()) -> dict:
-    return {**named(name, port), "inspect": inspect, "networks": list(networks)}
+def granted(name: str, inspect: bool = False, port: int = PORT, networks: tuple[str, ...] = (),
+            requests: tuple[str, ...] = ()) -> dict:
+    return {**named(name, port), "inspect": inspect, "networks": list(networks), "requests": list(requests)}
 
 
 ONE = agent("one", AGENT, *(granted(name) for name in ("allowed.test", "second.test", "metadata.test", "gone.test",
@@ -355,6 +356,84 @@ def test_the_authority_signs_for_inspected_names_only(host):
     assert [name for name in NAMES if f"DNS:{name}" in text] == ["seen.test", "twin.test", "untrusted.test"]
     assert os.stat(host.places.key).st_mode & 0o777 == 0o640 and os.stat(host.places.key).st_uid == 0
     assert host.run_as(AGENT, "cat", host.places.key).returncode == 1
+
+
+# --- requests of an inspected host ----------------------------------------------------------------------
+
+NARROW = ("GET /v1/*", "GET,POST /repos/acme/**", "GET /search?q=*", "* /projects/acme%2Ftool/issues")
+ALLOWED = ["GET /v1/models", "POST /repos/acme/tool/pulls", "GET /repos/acme/", "GET /search?q=a%2Fb&page=2",
+           "DELETE /projects/acme%2Ftool/issues"]
+CUT = [
+    "POST /v1/models",                    # another method
+    "GET /v1/models/x", "GET /v1/",       # more segments than one, or none
+    "GET /v1/models?data=secret",         # a query that nobody granted
+    "GET /repos/evil/tool",               # another owner
+    "GET /repos/acme/../evil/tool", "GET /repos/acme/%2e%2E/evil", "GET /repos/acme/..%2fevil", "GET /v1/..%2f..%2fx",
+    "GET /repos/acme//evil", "GET /v1/a%2Fb", "GET /v1/a%5Cb", "GET /v1/a%252Fb", "GET /v1/a%00", "GET /v1/a%3Fq=x",
+    "GET /projects/acme/tool/issues", "GET /projects/acme%2ftool%2Fissues", "OPTIONS /v1/models",
+    "GET //v1/models", "GET /V1/models",
+]
+
+
+@pytest.fixture(scope="module")
+def narrow(host: ProxyHost) -> Iterator[ProxyHost]:
+    """The proxy, with an inspected host of which agent two has some requests only."""
+    host.stop()
+    host.install(ONE, agent("two", OTHER_AGENT, granted("seen.test", inspect=True, requests=NARROW),
+                            granted("twin.test", inspect=True)))
+    host.start()
+    yield host
+    host.stop()
+    host.install(ONE, TWO)
+    host.start()
+
+
+def asked_for(host: ProxyHost, request: str, name: str = "seen.test", *more: str) -> tuple[str, list[dict]]:
+    """The status of the answer to a request, with its target as it is written here, and what was logged of it."""
+    method, _space, target = request.partition(" ")
+    before = host.lines()
+    done = curl(host, "-o", "/dev/null", "-w", "%{http_code}", "--path-as-is", "-X", method, "--request-target", target, *more,
+                f"https://{name}:{PORT}/", name="two", user=OTHER_AGENT)
+    return done.stdout, host.log(before)[1:]
+
+
+@pytest.mark.parametrize("request_", ALLOWED)
+def test_a_granted_request_is_passed_on(narrow, request_):
+    status, logged = asked_for(narrow, request_)
+    assert status == "200" and [event["outcome"] for event in logged] == ["answered"]
+
+
+@pytest.mark.parametrize("request_", CUT)
+def test_a_request_that_is_not_granted_is_refused(narrow, request_):
+    """An allowed host is a channel to everybody who uses it (peers S-30)."""
+    assert asked_for(narrow, request_, "twin.test")[0] == "200", "the server must answer it where nothing is narrowed"
+    status, logged = asked_for(narrow, request_)
+    assert status == "403"
+    assert [(event["outcome"], event["reason"], event["host"], event["method"]) for event in logged] == [
+        ("refused", "request", "seen.test", request_.partition(" ")[0])]
+
+
+@pytest.mark.parametrize("header", ["X-HTTP-Method-Override: DELETE", "x-http-method: PUT", "X-Method-Override: PATCH"])
+def test_a_header_that_asks_for_another_method_is_refused(narrow, header):
+    assert asked_for(narrow, "POST /repos/acme/tool/pulls", "seen.test", "-H", header)[0] == "403"
+    assert asked_for(narrow, "POST /repos/acme/tool/pulls", "twin.test", "-H", header)[0] == "200"
+
+
+def test_what_an_agent_reads_of_a_refused_request(narrow):
+    done = curl(narrow, f"https://seen.test:{PORT}/elsewhere", name="two", user=OTHER_AGENT)
+    assert "not this request" in done.stdout and "cordonctl explain" in done.stdout
+
+
+def test_a_list_that_shrinks_holds_for_the_next_request_of_a_connection(fresh):
+    wide, narrower = (agent("two", OTHER_AGENT, granted("seen.test", inspect=True, requests=requests))
+                      for requests in (["GET /p/*?*"], ["GET /q"]))
+    fresh.install(ONE, wide)
+    fresh.reload()
+    held = fresh.hold(OTHER_AGENT, "two", "seen.test")
+    assert say(held).startswith("200")
+    fresh.install(ONE, narrower)
+    fresh.reload()
+    assert say(held) in ("403", "closed", "ConnectionResetError", "BrokenPipeError", "SSLEOFError", "SSLZeroReturnError")
 
 
 # node's own fetch takes a proxy from the environment from version 24 on; this makes the tunnel by hand, for its trust.

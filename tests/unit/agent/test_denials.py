@@ -109,7 +109,8 @@ def test_each_kind_of_denial_in_words(on_call, said, parts):
 
 
 WITH_NAMES = resolve([{"name": "scout", **RUNS, "mode": "enforce", "egress": [
-    {"name": "api.example.org"}, {"name": "git.example.org", "protocol": "ssh"}]}, {"name": "scribe", **RUNS}], {})
+    {"name": "api.example.org"}, {"name": "git.example.org", "protocol": "ssh"},
+    {"name": "code.example.org", "inspect": True, "requests": ["GET /acme/**"]}]}, {"name": "scribe", **RUNS}], {})
 ANSWERED = event(kind="dns", outcome="allowed", reason=None, operation="resolve", path=None, name="git.example.org",
                  addresses=["203.0.113.9", "2001:db8::9"])
 CONNECTS = {"kind": "connection", "operation": "connect", "path": None, "reason": "nftables", "protocol": "tcp"}
@@ -124,6 +125,9 @@ CONNECTS = {"kind": "connection", "operation": "connect", "path": None, "reason"
      ["the resolver's reason: 10.0.0.1 is private", "agents[0].egress[1] grants the name, but not to lead there"]),
     ([event(kind="dns", operation="resolve", path=None, reason="resolver", name="git.example.org", type="TXT")],
      ["only the types A and AAAA are answered"]),
+    ([event(kind="api_call", operation="POST", path=None, reason="proxy", refusal="request", name="code.example.org", port=443,
+            method="POST", url_path="/evil/tool")],
+     ["but not this request", "add 'POST /evil/tool' to the requests of agents[0].egress[2]"]),
     # The address is the answer to a name: the change names it, not an address that is another's tomorrow.
     ([ANSWERED, event(2, **CONNECTS, address="203.0.113.9", port=8080)],
      ["may not connect to 203.0.113.9 (git.example.org) port 8080", " egress:", "+      - {name: git.example.org, port: 8080}",
@@ -152,6 +156,7 @@ def provisioned(tmp_path, monkeypatch):
         "scout may reach api.example.org, port 443 (https)", "    way:         through its proxy",
         "    decided by:  agents[0].egress[0]: {name: api.example.org}"]),
     (["scout", "git.example.org", "--port", "22"], 0, ["agents[0].egress[1]: {name: git.example.org, port: 22}"]),
+    (["scout", "https://code.example.org/acme"], 0, ["of its requests these only: GET /acme/**"]),
     (["scout", "pypi.example.org"], 1, [
         "scout may NOT reach pypi.example.org, port 443 (https)", "add to the egress of scout: {name: pypi.example.org}"]),
     (["scout", "2852039166:80"], 1, ["reach 2852039166 (169.254.169.254), port 80", "to allow it: nothing can"]),

@@ -158,8 +158,10 @@ def test_without_ssh_nothing_is_said_to_ssh():
     assert not [file for file in _units.files([agent()], TOOLS)["files"] if "/etc/ssh" in file["path"]]
 
 
-HTTPS = {"name": "api.example.org", "port": 443, "protocol": "https", "log": True, "inspect": False, "networks": []}
-SSH = {"name": "git.example.org", "port": 22, "protocol": "tcp", "log": True, "inspect": False, "networks": []}
+HTTPS = {"name": "api.example.org", "port": 443, "protocol": "https", "log": True, "inspect": False, "networks": [],
+         "requests": []}
+SSH = {"name": "git.example.org", "port": 22, "protocol": "tcp", "log": True, "inspect": False, "networks": [],
+         "requests": []}
 CIDR = {"cidr": "10.20.0.0/24", "port": 5432, "protocol": "tcp", "log": True}
 
 

@@ -16,7 +16,7 @@ from ansible_collections.cordon.agent_host.plugins.module_utils._metadata import
 
 def https(name, port=443, inspect=False, networks=()):
     return {"name": name, "port": port, "protocol": "https", "log": True, "inspect": inspect,
-            "networks": list(networks)}
+            "networks": list(networks), "requests": []}
 
 
 def direct(name, port=22, protocol="tcp", networks=()):

@@ -112,7 +112,8 @@ SERVICES = {"upstream_proxy": None, "dns_servers": ["192.0.2.53", "2001:db8::53"
 
 
 def name(host, port=443, protocol="https", log=True, networks=()):
-    return {"name": host, "port": port, "protocol": protocol, "log": log, "inspect": False, "networks": list(networks)}
+    return {"name": host, "port": port, "protocol": protocol, "log": log, "inspect": False, "networks": list(networks),
+            "requests": []}
 
 
 def index(lines, *wanted):

@@ -23,7 +23,7 @@ SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.dat
 KEYS = st.one_of(
     st.sampled_from(
         ["name", "user", "home", "command", "tools", "environment", "workspace", "path", "read_only", "secrets"]
-        + ["broker", "egress", "cidr", "inspect", "networks"]
+        + ["broker", "egress", "cidr", "inspect", "networks", "requests"]
         + ["port", "protocol", "log", "critical_apis", "limits", "cpu", "memory", "tasks"]
         + ["gpu", "devices", "monitoring", "silence", "mode", "read_write", "execute", "programs", "denied", "inner_sandbox"]
         + ["burn_in", "days", "active_days", "replay", "unconfined"]

@@ -119,10 +119,12 @@ def test_what_is_given_is_kept_in_one_form() -> None:
     ({"name": "api.example.org", "protocol": "ssh", "port": 443}, {"port": 443, "protocol": "tcp"}),
     ({"name": "api.example.org", "inspect": True, "networks": ["10.0.0.7"]},
      {"port": 443, "protocol": "https", "inspect": True, "networks": ["10.0.0.7/32"]}),
+    ({"name": "api.example.org", "inspect": True, "requests": ["GET,POST /v1/**", "* /a%2Fb?q=*"]},
+     {"port": 443, "protocol": "https", "inspect": True, "requests": ["GET,POST /v1/**", "* /a%2Fb?q=*"]}),
 ])
 def test_a_name_has_one_form_and_one_way(given: dict[str, Any], expected: dict[str, Any]) -> None:
     (agent,) = resolve([{**SMALLEST, "egress": [given]}])
-    usual = {"name": "api.example.org", "log": True, "inspect": False, "networks": []}
+    usual = {"name": "api.example.org", "log": True, "inspect": False, "networks": [], "requests": []}
     assert agent["egress"] == [{**usual, **expected}]
     assert resolve([agent]) == [agent]
 

@@ -121,7 +121,8 @@ def test_each_api_and_each_agent_has_an_outage_of_its_own():
 
 
 def test_an_api_that_is_not_logged_is_watched_all_the_same():
-    entry = {"name": "api.example.org", "port": 443, "protocol": "https", "log": False, "inspect": True, "networks": []}
+    entry = {"name": "api.example.org", "port": 443, "protocol": "https", "log": False, "inspect": True, "networks": [],
+             "requests": []}
     flow = Flow()
     assert flow.take(BUSY, BUSY, BUSY, agents=AGENTS._replace(named={"scout": [entry]})) == [FAILING]
     assert flow.pipeline.finished(9.0) == []

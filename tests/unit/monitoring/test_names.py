@@ -141,7 +141,8 @@ def test_a_line_that_looks_like_the_kernels_is_not_taken_from_the_resolver(flow)
 
 
 def test_what_the_manifest_wants_unlogged_is_left_out_but_no_refusal_of_it(tmp_path, flow):
-    named = {"name": "api.example.org", "port": 443, "protocol": "https", "log": False, "inspect": False, "networks": []}
+    named = {"name": "api.example.org", "port": 443, "protocol": "https", "log": False, "inspect": False, "networks": [],
+             "requests": []}
     egress = [named, {**named, "name": "git.example.org", "port": 22, "protocol": "tcp", "log": True}]
     (tmp_path / "manifest.json").write_text(json.dumps({"agents": [{"name": "scout", "user": "agent-x", "egress": egress}]}))
     agents, (pipeline, _raised) = config.agents(tmp_path / "manifest.json"), flow

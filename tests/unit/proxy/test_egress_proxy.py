@@ -21,7 +21,8 @@ PATIENT = settings(deadline=None)
 
 
 def granted(name, port=443, inspect=False, networks=()):
-    return {"name": name, "port": port, "protocol": "https", "log": True, "inspect": inspect, "networks": list(networks)}
+    return {"name": name, "port": port, "protocol": "https", "log": True, "inspect": inspect, "networks": list(networks),
+            "requests": []}
 
 
 def agent(name, *egress):

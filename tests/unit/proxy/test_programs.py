@@ -46,10 +46,12 @@ def lists(*agents, upstream=None):
 
 
 def granted(name, inspect=False, networks=()):
-    return {"name": name, "port": 443, "protocol": "https", "log": True, "inspect": inspect, "networks": list(networks)}
+    return {"name": name, "port": 443, "protocol": "https", "log": True, "inspect": inspect, "networks": list(networks),
+            "requests": []}
 
 
 X, Y, OTHER = granted("agent.x.example"), granted("y.example"), ("other", granted("agent.x.example"))
+SEEN = granted("z.example", inspect=True)
 LED = granted("y.example", networks=["10.30.0.0/24", "10.40.0.0/24"])
 
 
@@ -65,6 +67,9 @@ LED = granted("y.example", networks=["10.30.0.0/24", "10.40.0.0/24"])
     ([("one", X, LED), OTHER], [("one", X, Y), OTHER], {"one"}),
     ([("one", X, LED), OTHER], [("one", X, granted("y.example", networks=["10.30.0.0/24"])), OTHER], {"one"}),
     ([("one", LED), ("other", LED)], [("one", Y), ("other", LED)], {"one"}),
+    # Requests: each is asked for by itself, in a connection that stands too.
+    ([("one", SEEN), OTHER], [("one", {**SEEN, "requests": ["GET /a"]}), OTHER], set()),
+    ([("one", {**SEEN, "requests": ["GET /a"]}), OTHER], [("one", SEEN), OTHER], set()),
 ])
 def test_a_change_ends_the_tunnels_of_those_from_whom_it_takes(before, after, narrowed):
     assert reload.narrowed(lists(*before), lists(*after)) == narrowed

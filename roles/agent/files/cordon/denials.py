@@ -38,7 +38,8 @@ WRITING = (
     "mkdir", "mknod", "rmdir", "unlink", "rename", "rename_src", "rename_dest", "link", "symlink", "chmod", "fchmod", "chown",
     "fchown", "truncate", "setxattr",
 )  # fmt: skip
-ALIKE = ("class", "profile", "path", "access", "family", "sock_type", "detail", "program", "address", "name", "port")
+ALIKE = ("class", "profile", "path", "access", "family", "sock_type", "detail", "program", "address", "name", "port",
+         "request")
 EMPTY: Dict[str, Any] = dict.fromkeys(("class", "profile", "layer", "access", "family", "sock_type", "protocol", "detail"))
 
 
@@ -83,7 +84,7 @@ def as_act(event: Mapping[str, Any], led: Optional[Mapping[str, str]] = None) ->
            "program": event.get("program"), "count": int(event.get("suppressed", 1))}
     if event.get("kind") in NETWORK and event.get("name"):
         act.update({"class": "network", "name": event["name"], "port": event.get("port"), "detail": event.get("refusal"),
-                    "operation": "resolve" if event["kind"] == "dns" else "connect",
+                    "operation": "resolve" if event["kind"] == "dns" else "connect", "request": _request(event),
                     "protocol": "tcp" if event["kind"] == "dns" else "https"})
     elif event.get("address"):
         family = "inet6" if ":" in str(event["address"]) else "inet"
@@ -93,6 +94,11 @@ def as_act(event: Mapping[str, Any], led: Optional[Mapping[str, str]] = None) ->
     elif not act["class"]:
         act.update(_guessed(event, act["operation"]))
     return act
+
+
+def _request(event: Mapping[str, Any]) -> Optional[str]:
+    """What was asked of an inspected host, in the words of the manifest; the log has no query."""
+    return f"{event.get('method')} {event.get('url_path') or '/'}" if event.get("refusal") == "request" else None
 
 
 def _guessed(event: Mapping[str, Any], operation: str) -> Dict[str, Any]:

@@ -67,6 +67,7 @@ def _row(name: str, said: str) -> str:
 #: What the proxy says of a connection that it refused, and whether a line of the manifest can help.
 BY_PROXY = {
     "method": "the proxy connects https only (CONNECT): a plain http request is refused",
+    "request": "the name is granted, but not this request: its method, its path or its query",
     "host": "the request inside the connection was for another host than the connection: no line allows that",
     "sni": "the TLS handshake named another host than CONNECT, or none: no line allows that",
     "unresolved": "the name had no address that the agent may be led to: none at all, or private ones that the entry's"
@@ -84,6 +85,9 @@ def denied(act: Mapping[str, Any], agents: List[Dict[str, Any]], agent: Mapping[
     target = _egress_explain.read(str(act.get("name") or act["address"]), port, protocol)
     found = _egress_explain.explain(agents, agent["name"], target)
     remarks = [BY_PROXY[str(act["detail"])]] if act.get("detail") in BY_PROXY else []
+    if act.get("request") and found["decided_by"]:
+        place = found["decided_by"]["path"]
+        remarks.append(f"to allow it: add {act['request']!r} to the requests of {place}, with its query if it has one")
     remarks += found["notes"] if not found["allowed"] else _although(found, act, dns)
     if dns and act.get("detail"):
         remarks.insert(0, f"the resolver's reason: {act['detail']}")
