@@ -25,12 +25,14 @@ from ._metadata import NETWORKS
 DENIED_LOGS = "limit rate 10/second burst 50 packets"
 ALLOWED_LOGS = "limit rate 20/second burst 100 packets"
 
-# The table of connections is the whole host's: on Debian 65536 of them from 1 GB of memory on, 262144 from 4 GB on. One
-# agent takes half of the smaller one at most: so many that live, and those that a TCP connection leaves behind for two
-# minutes (net.netfilter.nf_conntrack_tcp_timeout_time_wait), which the kernel does not count among them.
+# The table of connections is the whole host's: 65536 of them from 1 GB of memory on, 262144 from 4 GB on (kernel,
+# nf_conntrack_init_start). One agent takes 20192 at most: so many that live, and those that were begun within the two minutes
+# for which a closed TCP connection stays (nf_conntrack_tcp_timeout_time_wait), which `ct count` does not count. For what it
+# has the proxy do that is three times as many, its own, the proxy's to itself and the proxy's outwards: even these fit.
 # The rate comes first: the kernel walks the list of those that live for each new one.
 FLOWS = 4096
-NEW_FLOWS = f"limit rate over 200/second burst {FLOWS} packets"
+NEW_FLOWS_A_SECOND = 100
+NEW_FLOWS = f"limit rate over {NEW_FLOWS_A_SECOND}/second burst {FLOWS} packets"
 # The first packet of a flow. Not "ct state new": that is every packet until the other side answers, and who sends logs by
 # UDP never gets an answer.
 FIRST = "ct status & confirmed != confirmed"

@@ -32,16 +32,25 @@ def serve() -> None:
             for port in ports:
                 selector.register(_bound(family, kind, port), selectors.EVENT_READ)
     print("ready", flush=True)
-    connections = []
     while True:
         for key, _mask in selector.select():
             sock: Any = key.fileobj
             if sock.type == socket.SOCK_DGRAM:
                 sock.sendto(b"hello", sock.recvfrom(100)[1])
-            else:
+            elif key.data != "greeted":
                 connection = sock.accept()[0]
                 connection.send(b"hello")
-                connections.append(connection)
+                selector.register(connection, selectors.EVENT_READ, "greeted")
+            elif not _heard(sock):
+                selector.unregister(sock)
+                sock.close()
+
+
+def _heard(sock: socket.socket) -> bytes:
+    try:
+        return sock.recv(4096)
+    except OSError:
+        return b""
 
 
 def _bound(family: int, kind: int, port: int) -> socket.socket:
@@ -181,11 +190,13 @@ def listen(address: str, port: int) -> None:
     for sock in (stream, datagram):
         selector.register(sock, selectors.EVENT_READ)
     print("ready", flush=True)
+    connections = []
     while True:
         for key, _mask in selector.select():
             try:
                 if key.fileobj is stream:
-                    stream.accept()[0].send(b"hello")
+                    connections.append(stream.accept()[0])
+                    connections[-1].send(b"hello")
                 else:
                     datagram.sendto(b"hello", datagram.recvfrom(100)[1])
             except OSError as error:
@@ -240,6 +251,9 @@ def _flow(wanted: Dict[str, Any], number: int, kept: List[socket.socket]) -> str
     sock.settimeout(TIMEOUT)
     if wanted["spread"]:
         sock.bind((f"127.{number // 250 % 90 + 1}.{number % 250}.9", 0))
+    elif wanted["how"] != "tcp":  # what is closed leaves its port to the next
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("", 20000 + number))
     if wanted["how"] == "udp":
         sock.sendto(b"data", (address, port))
         sock.close()
@@ -249,6 +263,7 @@ def _flow(wanted: Dict[str, Any], number: int, kept: List[socket.socket]) -> str
     if wanted["how"] == "tcp":
         kept.append(sock)
     else:
+        sock.recv(1)  # until the other side has closed too
         sock.close()
     return answer
 
@@ -272,8 +287,18 @@ def sink(address: str, port: int) -> None:
             pass
 
 
+def greet(address: str, port: int) -> None:
+    """Greet one after the other and close."""
+    server = socket.create_server((address, port), backlog=200)
+    print("ready", flush=True)
+    while True:
+        connection = server.accept()[0]
+        connection.send(b"hello")
+        connection.close()
+
+
 def main(arguments: List[str]) -> None:
-    """serve | listen ADDRESS PORT | hold ... | hear ADDRESS PROTOCOL | sink ... | rate ... | many JSON | try JSON"""
+    """serve | listen ADDRESS PORT | hold ... | hear ADDRESS PROTOCOL | sink ... | rate ... | greet ... | many JSON | try JSON"""
     what, *rest = arguments
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -284,7 +309,7 @@ def main(arguments: List[str]) -> None:
     elif what == "many":
         many(json.loads(rest[0]))
     else:
-        {"listen": listen, "hold": hold, "hear": hear, "sink": sink, "rate": rate}[what](rest[0], int(rest[1]))
+        {"listen": listen, "hold": hold, "hear": hear, "sink": sink, "rate": rate, "greet": greet}[what](rest[0], int(rest[1]))
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ class ProxyHost:
         for name, text in _egress_proxy.errors().items():
             (self.config / "errors" / name).write_text(text)
         addresses = {**dict.fromkeys((*NAMES, "closed.test"), WORLD), "metadata.test": "169.254.169.254"}
-        self._start(self.network.host, "root", "dns", json.dumps(addresses))
+        self._start(self.network.host, SERVICE_USERS["cordon-resolver"], "dns", json.dumps(addresses))
         self._start(self.network.world, "root", "tls", str(self.root / "world"), WORLD, str(PORT))
 
     def _world(self) -> None:

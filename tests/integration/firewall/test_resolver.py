@@ -303,8 +303,8 @@ def test_an_allowed_name_does_not_lead_back_to_this_host_s_own_address(world, ow
     With net.ipv4.ip_nonlocal_bind, as keepalived wants it, everybody may bind to every address: that tells nothing.
     """
     inside = ["ip", "netns", "exec", world.network.host]
-    for command in (["ip", "address", "add", "198.51.100.7/32", "dev", "lo"],
-                    ["sysctl", "-qw", f"net.ipv4.ip_nonlocal_bind={nonlocal_bind}", f"net.ipv6.ip_nonlocal_bind={nonlocal_bind}"]):
+    settings = [f"net.ipv{version}.ip_nonlocal_bind={nonlocal_bind}" for version in (4, 6)]
+    for command in (["ip", "address", "add", "198.51.100.7/32", "dev", "lo"], ["sysctl", "-qw", *settings]):
         subprocess.run([*inside, *command], check=True)
     try:
         kind, good = ("AAAA", "2001:db8:9::9") if ":" in own else ("A", "203.0.113.9")
