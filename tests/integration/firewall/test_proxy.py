@@ -233,7 +233,7 @@ def test_a_host_with_other_ephemeral_ports_has_a_proxy_too(fresh, ports):
     try:
         fresh.start()
         ca = str(fresh.config / "ca-bundle.pem")
-        found = fresh.tries(OTHER_AGENT, through(fresh, "two", f"seen.test:{PORT}", ca=ca))[0]
+        found = fresh.tries(OTHER_AGENT, {**through(fresh, "two", f"seen.test:{PORT}", ca=ca), "hosts": [f"seen.test:{PORT}"]})[0]
         assert found["answers"] == ["200 seen.test"]  # an inspected one: the helper was asked
     finally:
         subprocess.run([*setting, "net.ipv4.ip_local_port_range=32768 60999"], check=True)
