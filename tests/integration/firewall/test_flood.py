@@ -20,7 +20,7 @@ from ansible_collections.cordon.agent_host.plugins.module_utils import _egress, 
 from .network import AGENT, ORDINARY, OTHER_AGENT, SERVICE_USERS, Network, agent, allow, named
 
 MOST = _nftables_ruleset.FLOWS
-FLOOD = agent("flood", AGENT, *(allow("10.20.0.0/24", port) for port in (443, 9300, 9301)),
+FLOOD = agent("flood", AGENT, *(allow("10.20.0.0/24", port) for port in (80, 443, 8080, 9300, 9301)),
               allow("10.20.0.0/24", 53, "udp", log=False), allow("10.20.0.0/24", 9302, "udp"),
               named("git.example.org", 22, "tcp"), named("api.example.org"))
 CALM = agent("calm", OTHER_AGENT, allow("10.20.0.0/24", 443))
@@ -137,16 +137,21 @@ def test_datagrams_that_nobody_answers_are_one_flow(agents):
 
 
 def test_what_it_costs(agents):
-    """New connections and throughput with the bounds and without; printed, and held to be of the same kind."""
+    """New connections and throughput with the bounds and without, the best of three turns; printed, and held to be alike."""
     agents.start("sink", "10.20.0.2", "9300", side=agents.world)
-    found: dict[str, list[float]] = {"bounded": [], "unbounded": []}
-    for kind, place in (("bounded", "10.20.0.2"), ("unbounded", "10.20.0.3")):
-        _, child, each = many(agents, AGENT, "tcp", (place, 443), 2000)
-        throughput = float(agents.start("rate", "10.20.0.2", "9300", user=AGENT).first)
-        found[kind] = [each * 1e6, throughput]
-        child.kill()
-        child.wait()
-        unbounded(agents)
-    print({kind: f"{each:.0f} us a connection, {megabytes:.0f} MB/s" for kind, (each, megabytes) in found.items()})
-    assert found["bounded"][0] < found["unbounded"][0] * 4
-    assert found["bounded"][1] > found["unbounded"][1] / 3
+    found: dict[str, list[tuple[float, float]]] = {"bounded": [], "unbounded": []}
+    for _turn in range(3):
+        agents.apply(FLOOD, CALM)
+        # Each to a place of its own: a port that was just used by a connection may cost a second.
+        for kind, port in (("bounded", 80), ("unbounded", 8080)):
+            outcomes, child, each = many(agents, AGENT, "tcp", ("10.20.0.3", port), 2000)
+            assert outcomes == {"answered": 2000}
+            throughput = float(agents.start("rate", "10.20.0.2", "9300", user=AGENT).first)
+            found[kind].append((each * 1e6, throughput))
+            child.kill()
+            child.wait()
+            unbounded(agents)
+    best = {kind: (min(each for each, _ in turns), max(rate for _, rate in turns)) for kind, turns in found.items()}
+    print({kind: f"{each:.0f} us a connection, {megabytes:.0f} MB/s" for kind, (each, megabytes) in best.items()}, found)
+    assert best["bounded"][0] < best["unbounded"][0] + 300
+    assert best["bounded"][1] > best["unbounded"][1] / 3
