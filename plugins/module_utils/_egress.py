@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import json
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple, Union
 
 from ._metadata import embedded, endpoint_of, name_of
 
@@ -166,17 +166,22 @@ def private_network(cidr: str) -> bool:
     return any(network.subnet_of(other) for other in (_V4 if network.version == 4 else _V6))  # type: ignore[arg-type]
 
 
-def refusal(text: str, networks: Iterable[str] = ()) -> Optional[str]:
-    """Why a name may not lead to this address; None where it may. networks: those that its entry grants."""
+def refusal(text: str, networks: Iterable[str] = (), own: Callable[[str], bool] = lambda _text: False) -> Optional[str]:
+    """Why a name may not lead to this address; None where it may. networks: those that its entry grants.
+
+    own: whether an address is one of this host's own; by those, too, a name would lead back to what listens here.
+    """
     parsed = _parsed(text)
     endpoint = endpoint_of(str(parsed))
     if endpoint:
         return f"{text} is a metadata address ({endpoint})"
     if parsed in ipaddress.IPv4Network(LISTENERS) if parsed.version == 4 else False:
         return f"{text} belongs to the proxy and the resolver ({LISTENERS})"
-    if private(text) and not any(_inside(parsed, cidr) for cidr in networks):
+    if any(_inside(parsed, cidr) for cidr in networks):
+        return None
+    if private(text):
         return f"{text} is a private address, and the entry's networks do not grant it"
-    return None
+    return f"{text} is an address of this very host, and the entry's networks do not grant it" if own(text) else None
 
 
 def _parsed(text: str) -> Address:

@@ -311,7 +311,7 @@ def _conditions(entry: Entry, way: str) -> List[str]:
         notes = ["only at addresses that its resolver answered with"]
     if entry["networks"]:
         return notes + ["of private addresses it may lead to %s only" % ", ".join(entry["networks"])]
-    return notes + ["where it leads to a private address it is refused: grant those by networks: [CIDR, ...]"]
+    return notes + ["where it leads to a private address or to this host it is refused: grant those by networks: [CIDR, ...]"]
 
 
 def _holds(entry: Entry, address: Address) -> bool:

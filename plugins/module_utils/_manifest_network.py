@@ -82,13 +82,13 @@ def _refusal(network: Network) -> Tuple[str, str] | None:
 
 
 def read_private_network(value: Any, place: Place) -> str:
-    """A network that a name may lead into although it is private."""
+    """A network that a name may lead into although it is private, or an address of the host's own."""
     before = len(place.problems)
     cidr = read_cidr(value, place)
-    if len(place.problems) == before and not private_network(cidr):
+    if len(place.problems) == before and not private_network(cidr) and ipaddress.ip_network(cidr).num_addresses > 1:
         place.refuse(
             f"{cidr} is not inside a private network, and to public addresses every name may lead",
-            "write the private network alone, e.g. 10.20.0.0/24, or remove it",
+            "write the private network alone, e.g. 10.20.0.0/24, or remove it; of the host's own addresses write the one",
         )
     return cidr
 

@@ -25,10 +25,25 @@ from ._metadata import NETWORKS
 DENIED_LOGS = "limit rate 10/second burst 50 packets"
 ALLOWED_LOGS = "limit rate 20/second burst 100 packets"
 
+# The table of connections is the whole host's: 65536 of them from 1 GB of memory on, 262144 from 4 GB on (kernel,
+# nf_conntrack_init_start). One agent takes 20192 at most: so many that live, and those that were begun within the two minutes
+# for which a closed TCP connection stays (nf_conntrack_tcp_timeout_time_wait), which `ct count` does not count. For what it
+# has the proxy do that is three times as many, its own, the proxy's to itself and the proxy's outwards: even these fit.
+# The rate comes first: the kernel walks the list of those that live for each new one.
+FLOWS = 4096
+NEW_FLOWS_A_SECOND = 100
+NEW_FLOWS = f"limit rate over {NEW_FLOWS_A_SECOND}/second burst {FLOWS} packets"
+# The first packet of a flow. Not "ct state new": that is every packet until the other side answers, and who sends logs by
+# UDP never gets an answer.
+FIRST = "ct status & confirmed != confirmed"
+
 PROTOCOLS = ("tcp", "udp")
 
 # Elements of one set of answers: what the kernel keeps for it stays below ten megabytes.
 NAMED_SIZE = 65535
+
+# Who is neither an agent nor one of the two services. No agent's name begins with "_".
+OTHERS = "_others"
 
 
 def users(agents: Iterable[Dict[str, Any]]) -> Dict[str, str]:
@@ -54,7 +69,7 @@ def body(agents: Iterable[Dict[str, Any]], services: Optional[Mapping[str, Any]]
     listeners = _egress.addresses(ordered) if helpers else {}
     blocks = [*_metadata_sets()]
     for agent in ordered:
-        blocks += [*_allowed_sets(agent), *_counters(agent["name"])]
+        blocks += [*_allowed_sets(agent), *_counters(agent["name"]), _counter("flood", agent["name"])]
         blocks += _named_sets(agent["name"]) if _egress.needs_resolver(agent) else []
     for name in helpers:
         blocks += [*_counters(name), *(_named_sets(name) if name == _egress.PROXY else [])]
@@ -62,7 +77,8 @@ def body(agents: Iterable[Dict[str, Any]], services: Optional[Mapping[str, Any]]
     for agent in ordered:
         blocks += [*_verdicts(agent["name"]), *_named_chain(agent), _way(agent, listeners.get(agent["name"]))]
     blocks += _service_chains(ordered, helpers, services or {}) if helpers else []
-    blocks += [_agents_map([*(agent["name"] for agent in ordered), *helpers]), _output()]
+    blocks += _others(helpers) if helpers else []
+    blocks += [_agents_map([*(agent["name"] for agent in ordered), *helpers]), _output(helpers)]
     return "\n".join(blocks)
 
 
@@ -139,7 +155,11 @@ def _allowed_sets(agent: Dict[str, Any]) -> List[str]:
 
 def _counters(name: str) -> List[str]:
     # Their values are state: `nft --stateless` leaves them out, so counting is no drift.
-    return [_block("counter", f"{kind}_{name}", []) for kind in ("denied", "metadata")]
+    return [_counter(kind, name) for kind in ("denied", "metadata")]
+
+
+def _counter(kind: str, name: str) -> str:
+    return _block("counter", f"{kind}_{name}", [])
 
 
 def _refuse() -> str:
@@ -153,17 +173,28 @@ def _refuse() -> str:
 
 
 def _verdicts(name: str) -> List[str]:
-    """The ends of an agent's way: metadata and denied count, log and refuse; allowed logs a new flow and accepts."""
-    allowed = [f"ct state new {ALLOWED_LOGS} {_log(name, 'allowed')}", "accept"]
-    return [*_refusals(name), _block("chain", f"allowed_{name}", allowed)]
+    """The ends of an agent's way: three that count, log and refuse, and two that accept, of which one logs a new flow."""
+    return [
+        *(_refusal(name, kind) for kind in ("metadata", "denied", "flood")),
+        _block("chain", f"flows_{name}", [
+            f"{FIRST} {NEW_FLOWS} goto flood_{name}",
+            f"{FIRST} ct count over {FLOWS} goto flood_{name}",
+        ]),
+        _block("chain", f"quiet_{name}", [f"jump flows_{name}", "accept"]),
+        _block("chain", f"allowed_{name}", [f"jump flows_{name}", _log_new(name), "accept"]),
+    ]
 
 
-def _refusals(name: str) -> List[str]:
-    return [_block("chain", f"{kind}_{name}", [
+def _refusal(name: str, kind: str) -> str:
+    return _block("chain", f"{kind}_{name}", [
         f'counter name "{kind}_{name}"',
         f'{DENIED_LOGS} {_log(name, kind)}',
         "goto refuse",
-    ]) for kind in ("metadata", "denied")]
+    ])
+
+
+def _log_new(name: str) -> str:
+    return f"ct state new {ALLOWED_LOGS} {_log(name, 'allowed')}"
 
 
 def _log(name: str, kind: str) -> str:
@@ -204,9 +235,9 @@ def _listener(agent: Dict[str, Any], listener: str) -> List[str]:
     """An agent's way to its own proxy port and its own resolver port. They log; the kernel need not."""
     lines = []
     if _egress.needs_proxy(agent):
-        lines.append(f"ip daddr {listener} tcp dport {_egress.PROXY_PORT} accept")
+        lines.append(f"ip daddr {listener} tcp dport {_egress.PROXY_PORT} goto quiet_{agent['name']}")
     if _egress.needs_resolver(agent):
-        lines.append(f"ip daddr {listener} {_dns('d')} accept")
+        lines.append(f"ip daddr {listener} {_dns('d')} goto quiet_{agent['name']}")
     return lines
 
 
@@ -243,24 +274,63 @@ def _named_chain(agent: Dict[str, Any]) -> List[str]:
     if not entries:
         return []
     name = agent["name"]
-    logged = [f"ct state new {ALLOWED_LOGS} {_log(name, 'allowed')}"] if any(entry["log"] for entry in entries) else []
-    return [_block("chain", f"named_{name}", [f"ct mark set {_mark(name, entries)}", *logged, "accept"])]
+    return [_block("chain", f"named_{name}", [
+        *_not_back(name, entries),
+        f"ct mark set {_mark(name, entries)}",
+        f"jump flows_{name}",
+        *_named_log(name, entries),
+        "accept",
+    ])]
+
+
+def _not_back(name: str, entries: List[Dict[str, Any]]) -> List[str]:
+    """No name leads back into this host by an address of its own, but for what the entries grant.
+
+    The resolver leaves such answers out; here are those addresses that became this host's since.
+    """
+    networks = [ipaddress.ip_network(cidr) for entry in entries for cidr in entry["networks"]]
+    granted = {version: _collapsed(networks, version) for version in (4, 6)}
+    if not networks:
+        return [f"oif lo goto denied_{name}"]
+    return [f"oif lo {_elsewhere(version, found)} goto denied_{name}" for version, found in granted.items()]
+
+
+def _elsewhere(version: int, networks: List[str]) -> str:
+    if not networks:
+        return f"meta nfproto ipv{version}"
+    return f"{'ip' if version == 4 else 'ip6'} daddr != {{ {', '.join(networks)} }}"
+
+
+def _named_log(name: str, entries: List[Dict[str, Any]]) -> List[str]:
+    """A packet has no name, but a port: it logs where one of the names with this port does."""
+    def ports(log: bool) -> List[str]:
+        return sorted({f"{'udp' if entry['protocol'] == 'udp' else 'tcp'} . {entry['port']}"
+                       for entry in entries if entry["log"] == log})
+
+    logged = ports(True)
+    if not logged:
+        return []
+    only = f"meta l4proto . th dport {{ {', '.join(logged)} }} " if set(ports(False)) - set(logged) else ""
+    return [only + _log_new(name)]
 
 
 def _service_chains(agents: List[Dict[str, Any]], helpers: List[str], services: Mapping[str, Any]) -> List[str]:
     upstream, servers = _upstream(services.get("upstream_proxy")), _servers(services.get("dns_servers") or ())
     if not upstream and not servers:
         raise ValueError("the manifest grants names, and there is no DNS server to ask: name one in dns_servers")
+    proxied = [entry for agent in agents for entry in _egress.https_names(agent)]
     blocks = []
     for name in helpers:
-        blocks += _refusals(name)
-        blocks += _proxy(upstream) if name == _egress.PROXY else [_resolver(servers)]
+        blocks += [_refusal(name, kind) for kind in ("metadata", "denied")]
+        blocks += _proxy(upstream, proxied) if name == _egress.PROXY else [_resolver(servers)]
     return blocks
 
 
-# squid and an external_acl helper meet on ports that the kernel picks: the default of net.ipv4.ip_local_port_range. Services
-# have lower ones.
-_LOCALHOST, _PASSING = "127.0.0.1", "32768-60999"
+# squid and an external_acl helper meet on loopback, on a port that the kernel picks. It may be any (ip_local_port_range), so
+# what counts is that both ends are the proxy's: it may begin such a connection, and nobody else may answer in it.
+_LOCALHOST = "127.0.0.1"
+_BOTH_LOCAL = f"oif lo ip saddr {_LOCALHOST} ip daddr {_LOCALHOST} meta l4proto tcp"
+_HELPERS = f"0x{_egress.mark(_egress.PROXY + ' and its helpers', []):08x}"
 
 
 # The proxy's mark stays the same whatever the manifest grants: it ends the tunnels that are granted no more by itself, and
@@ -268,7 +338,7 @@ _LOCALHOST, _PASSING = "127.0.0.1", "32768-60999"
 ITS_OWN: List[Dict[str, Any]] = []
 
 
-def _proxy(upstream: List[str]) -> List[str]:
+def _proxy(upstream: List[str], entries: List[Dict[str, Any]]) -> List[str]:
     """What the proxy may send: answers to agents, questions to the resolver, and requests where the answers lead."""
     name = _egress.PROXY
     chain = _block("chain", f"egress_{name}", [
@@ -277,7 +347,8 @@ def _proxy(upstream: List[str]) -> List[str]:
         # ... and its reload asks its state.
         f"oif lo ip daddr {_egress.PROXY_LISTENS_TO} tcp dport {_egress.PROXY_PORT} accept",
         f"oif lo ip daddr {_egress.LISTENERS} tcp dport {TLS_PORT} accept",
-        f"oif lo ip saddr {_LOCALHOST} ip daddr {_LOCALHOST} tcp sport {_PASSING} tcp dport {_PASSING} accept",
+        f"ct direction original ct state new {_BOTH_LOCAL} ct mark set {_HELPERS} accept",
+        f"{_BOTH_LOCAL} ct mark {_HELPERS} accept",
         f"ct direction reply oif lo ip saddr {_egress.LISTENERS} tcp sport {{ {_egress.PROXY_PORT}, {TLS_PORT} }} accept",
         f"ct direction reply goto denied_{name}",
         f"ip daddr {_egress.PROXY_LISTENS_TO} {_dns('d')} accept",
@@ -285,8 +356,8 @@ def _proxy(upstream: List[str]) -> List[str]:
         f"goto denied_{name}",
     ])
     # It has a log of its own, with names.
-    marked = [] if upstream else [_block("chain", f"named_{name}", [f"ct mark set {_mark(name, ITS_OWN)}", "accept"])]
-    return [*marked, chain]
+    marked = [*_not_back(name, entries), f"ct mark set {_mark(name, ITS_OWN)}", "accept"]
+    return [*([] if upstream else [_block("chain", f"named_{name}", marked)]), chain]
 
 
 def _upstream(upstream: Optional[Mapping[str, Any]]) -> List[str]:
@@ -334,9 +405,8 @@ def _resolver(servers: List[Any]) -> str:
 def _match(side: str, kind: str, version: int, name: str) -> str:
     """One line for one set. Requests are matched by where they go, answers by the granted place that they come from."""
     family = "ip" if version == 4 else "ip6"
-    verdict = f"goto allowed_{name}" if kind == "allowed" else "accept"
     if side == "requests":
-        return f"{family} daddr . meta l4proto . th dport @{kind}{version}_{name} {verdict}"
+        return f"{family} daddr . meta l4proto . th dport @{kind}{version}_{name} goto {kind}_{name}"
     # Only within this host: whoever is granted 127.0.0.1:8080 may also serve there, to itself or another local program.
     return f"ct direction reply oif lo {family} saddr . meta l4proto . th sport @{kind}{version}_{name} accept"
 
@@ -347,9 +417,27 @@ def _agents_map(names: List[str]) -> str:
     return _block("map", "agents", lines)
 
 
-def _output() -> str:
+def _others(helpers: List[str]) -> List[str]:
+    """Everybody else on this host: what an agent's listener is told, its log says of the agent.
+
+    Root too, but for the page by which the proxy tells its state: our own checks ask for it.
+    """
+    state = f"meta skuid 0 ip daddr {_egress.PROXY_LISTENS_TO} tcp dport {_egress.PROXY_PORT} accept"
+    return [_counter("denied", OTHERS), _refusal(OTHERS, "denied"), _block("chain", "others", [
+        *([state] if _egress.PROXY in helpers else []),
+        f"goto denied_{OTHERS}",
+    ])]
+
+
+def _output(helpers: List[str]) -> str:
     # Before the filter chains of ufw, firewalld and Docker: they may refuse more, they cannot allow again.
-    return _block("chain", "output", [
-        "type filter hook output priority filter - 10; policy accept;",
-        "meta skuid vmap @agents",
-    ])
+    lines = ["type filter hook output priority filter - 10; policy accept;"]
+    if _egress.PROXY in helpers:
+        lines.append(f"ct mark {_HELPERS} ct direction reply meta skuid != ${variable(_egress.PROXY)}"
+                     f" goto denied_{_egress.PROXY}")
+    lines.append("meta skuid vmap @agents")
+    if helpers:
+        # Only what has an owner: a reset by which the kernel says that nobody listens has none. From there too, so that
+        # nobody passes for a listener that is down.
+        lines += [f"ip {side}addr {_egress.LISTENERS} meta skuid >= 0 goto others" for side in "ds"]
+    return _block("chain", "output", lines)

@@ -7,11 +7,13 @@ Nothing outside the two namespaces is touched; both end with the test. Needs roo
 """
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +165,20 @@ class Network:
     @staticmethod
     def _sysctl(name: str, *settings: str) -> None:
         subprocess.run(["ip", "netns", "exec", name, "sysctl", "-qw", *settings], check=True, capture_output=True)
+
+
+@contextlib.contextmanager
+def without_rules(network: Network, chain: str, word: str) -> Iterator[None]:
+    """The chain without those of its rules that have this word, which must be its last or its first."""
+    listed = network.nft("-a", "list", "chain", "inet", "cordon", chain).splitlines()
+    rules = [line.strip().split(" # handle ") for line in listed if " # handle " in line and not line.startswith("\tchain")]
+    taken = [(rule, handle) for rule, handle in rules if word in rule]
+    assert taken
+    how = "insert" if word in rules[0][0] else "add"
+    for _rule, handle in taken:
+        network.nft("delete", "rule", "inet", "cordon", chain, "handle", handle)
+    try:
+        yield
+    finally:
+        for rule, _handle in reversed(taken) if how == "insert" else taken:
+            network.nft("-f", "-", stdin=f"{how} rule inet cordon {chain} {rule}\n")

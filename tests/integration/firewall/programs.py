@@ -11,12 +11,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import selectors
 import socket
 import struct
 import sys
 import time
-from typing import Any, List, Tuple
+from typing import Any, Dict, List, Tuple
 
 TIMEOUT = 3.0
 TCP_PORTS = (22, 53, 80, 443, 853, 5432, 8080)
@@ -31,16 +32,25 @@ def serve() -> None:
             for port in ports:
                 selector.register(_bound(family, kind, port), selectors.EVENT_READ)
     print("ready", flush=True)
-    connections = []
     while True:
         for key, _mask in selector.select():
             sock: Any = key.fileobj
             if sock.type == socket.SOCK_DGRAM:
                 sock.sendto(b"hello", sock.recvfrom(100)[1])
-            else:
+            elif key.data != "greeted":
                 connection = sock.accept()[0]
                 connection.send(b"hello")
-                connections.append(connection)
+                selector.register(connection, selectors.EVENT_READ, "greeted")
+            elif not _heard(sock):
+                selector.unregister(sock)
+                sock.close()
+
+
+def _heard(sock: socket.socket) -> bytes:
+    try:
+        return sock.recv(4096)
+    except OSError:
+        return b""
 
 
 def _bound(family: int, kind: int, port: int) -> socket.socket:
@@ -96,6 +106,24 @@ def raw(address: str, _port: int) -> str:
     return "sent"
 
 
+def sctp(address: str, port: int) -> str:
+    """The first packet of an SCTP association (INIT, RFC 9260 3.3.2), made here: not every kernel has the protocol."""
+    init = struct.pack("!BBHIIHHI", 1, 0, 20, 1, 65535, 1, 1, 1)
+    header = struct.pack("!HHI", 5000, port, 0)
+    checksum = struct.pack("<I", _crc32c(header + struct.pack("!I", 0) + init))
+    socket.socket(_family(address), socket.SOCK_RAW, 132).sendto(header + checksum + init, (address, 0))
+    return "sent"
+
+
+def _crc32c(data: bytes) -> int:
+    value = 0xFFFFFFFF
+    for octet in data:
+        value ^= octet
+        for _bit in range(8):
+            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+    return value ^ 0xFFFFFFFF
+
+
 def fast_open(address: str, port: int) -> str:
     """Data in the very first packet of a TCP connection."""
     sock = socket.socket(_family(address), socket.SOCK_STREAM)
@@ -130,7 +158,7 @@ def _family(address: str) -> int:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
-ATTEMPTS = {one.__name__: one for one in (tcp, udp, ping, udplite, raw, fast_open, source_route, udp_from_5432)}
+ATTEMPTS = {one.__name__: one for one in (tcp, udp, ping, udplite, raw, sctp, fast_open, source_route, udp_from_5432)}
 
 
 def attempt(how: str, address: str, port: int) -> Tuple[str, float]:
@@ -162,11 +190,13 @@ def listen(address: str, port: int) -> None:
     for sock in (stream, datagram):
         selector.register(sock, selectors.EVENT_READ)
     print("ready", flush=True)
+    connections = []
     while True:
         for key, _mask in selector.select():
             try:
                 if key.fileobj is stream:
-                    stream.accept()[0].send(b"hello")
+                    connections.append(stream.accept()[0])
+                    connections[-1].send(b"hello")
                 else:
                     datagram.sendto(b"hello", datagram.recvfrom(100)[1])
             except OSError as error:
@@ -187,15 +217,99 @@ def hold(address: str, port: int) -> None:
             print(errno.errorcode.get(error.errno or 0), flush=True)
 
 
+def hear(address: str, protocol: int) -> None:
+    """Print each packet of a protocol that arrives at an address: its octets, in hex, without IPv4's own header."""
+    sock = socket.socket(_family(address), socket.SOCK_RAW, protocol)
+    sock.bind((address, 0))
+    print("ready", flush=True)
+    while True:
+        data = sock.recv(1500)
+        print(data[20 if sock.family == socket.AF_INET else 0:].hex(), flush=True)
+
+
+def many(wanted: Dict[str, Any]) -> None:
+    """Begin many flows; prints the outcomes, then waits for a line if they are to be held.
+
+    {"how": tcp | udp | churn (TCP, ended at once), "to": [address, port], "count", "spread": from many loopback addresses}
+    """
+    kept: List[socket.socket] = []
+    outcomes: Dict[str, int] = {}
+    started = time.monotonic()
+    for number in range(wanted["count"]):
+        try:
+            outcome = _flow(wanted, number, kept)
+        except OSError as error:
+            outcome = errno.errorcode.get(error.errno or 0, repr(error))
+        outcomes[outcome] = outcomes.get(outcome, 0) + 1
+    print(json.dumps([outcomes, time.monotonic() - started]), flush=True)
+    sys.stdin.readline()
+
+
+def _flow(wanted: Dict[str, Any], number: int, kept: List[socket.socket]) -> str:
+    address, port = wanted["to"]
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM if wanted["how"] == "udp" else socket.SOCK_STREAM)
+    sock.settimeout(TIMEOUT)
+    if wanted["spread"]:
+        sock.bind((f"127.{number // 250 % 90 + 1}.{number % 250}.9", 0))
+    elif wanted["how"] != "tcp":  # what is closed leaves its port to the next
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("", 20000 + number))
+    if wanted["how"] == "udp":
+        sock.sendto(b"data", (address, port))
+        sock.close()
+        return "sent"
+    sock.connect((address, port))
+    answer = _answer(sock)
+    if wanted["how"] == "tcp":
+        kept.append(sock)
+    else:
+        sock.recv(1)  # until the other side has closed too
+        sock.close()
+    return answer
+
+
+def rate(address: str, port: int) -> None:
+    """Send for two seconds to who takes everything (sink); prints megabytes a second."""
+    sock = socket.create_connection((address, port), TIMEOUT)
+    block, sent, until = bytes(1 << 16), 0, time.monotonic() + 2
+    while time.monotonic() < until:
+        sent += sock.send(block)
+    print(sent / 2e6, flush=True)
+
+
+def sink(address: str, port: int) -> None:
+    """Read all that comes by one connection after the other."""
+    server = socket.create_server((address, port))
+    print("ready", flush=True)
+    while True:
+        connection = server.accept()[0]
+        while connection.recv(1 << 20):
+            pass
+
+
+def greet(address: str, port: int) -> None:
+    """Greet one after the other and close."""
+    server = socket.create_server((address, port), backlog=200)
+    print("ready", flush=True)
+    while True:
+        connection = server.accept()[0]
+        connection.send(b"hello")
+        connection.close()
+
+
 def main(arguments: List[str]) -> None:
-    """serve | listen ADDRESS PORT | hold ADDRESS PORT | try JSON"""
+    """serve | listen ADDRESS PORT | hold ... | hear ADDRESS PROTOCOL | sink ... | rate ... | greet ... | many JSON | try JSON"""
     what, *rest = arguments
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     if what == "serve":
         serve()
     elif what == "try":
         print(json.dumps([attempt(*one) for one in json.loads(rest[0])]))
+    elif what == "many":
+        many(json.loads(rest[0]))
     else:
-        {"listen": listen, "hold": hold}[what](rest[0], int(rest[1]))
+        {"listen": listen, "hold": hold, "hear": hear, "sink": sink, "rate": rate, "greet": greet}[what](rest[0], int(rest[1]))
 
 
 if __name__ == "__main__":

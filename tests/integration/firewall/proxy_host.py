@@ -65,7 +65,7 @@ class ProxyHost:
             (self.config / "errors" / name).write_text(text)
         addresses = {**dict.fromkeys((*NAMES, "closed.test"), WORLD), **dict.fromkeys(NAMES_INSIDE, INSIDE),
                      "metadata.test": "169.254.169.254", "loop.test": "127.0.0.1"}
-        self._start(self.network.host, "root", "dns", json.dumps(addresses))
+        self._start(self.network.host, SERVICE_USERS["cordon-resolver"], "dns", json.dumps(addresses))
         for address in (WORLD, INSIDE):
             self._start(self.network.world, "root", "tls", str(self.root / "world"), address, str(PORT))
 

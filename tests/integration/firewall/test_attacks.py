@@ -7,6 +7,7 @@ The same programs, the same addresses, the same moment: only the user differs. W
 """
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -35,6 +36,7 @@ OFF_LIST = [
     ("ping", "10.20.0.2", 0), ("ping", "2001:db8:20::2", 0), ("ping", "203.0.113.9", 0), ("ping", "127.0.0.1", 0),
     ("udplite", "203.0.113.9", 443), ("udplite", "10.20.0.2", 5432),
     ("raw", "203.0.113.9", 0), ("raw", "2001:db8:9::9", 0),
+    ("sctp", "203.0.113.9", 443), ("sctp", "10.20.0.2", 5432), ("sctp", "2001:db8:9::9", 443), ("sctp", "127.0.0.1", 8080),
     ("fast_open", "203.0.113.9", 443), ("source_route", "10.20.0.2", 123),
 ]
 GRANTED = [("tcp", "10.20.0.2", 5432), ("tcp", "10.20.0.3", 5432), ("tcp", "::ffff:10.20.0.2", 5432),
@@ -68,6 +70,19 @@ def test_what_an_ordinary_user_reaches_is_refused_to_an_agent_at_once(firewall, 
 
 def test_what_the_manifest_grants_is_answered(firewall):
     assert [outcome for outcome, _seconds in firewall.attempts(AGENT, *GRANTED)] == ["answered"] * len(GRANTED)
+
+
+@pytest.mark.parametrize(("address", "port"), [("203.0.113.9", 80), ("2001:db8:9::9", 80)])
+@pytest.mark.parametrize(("how", "protocol"), [("sctp", 132), ("raw", 253)])
+def test_what_is_neither_tcp_nor_udp_never_arrives(firewall, how, protocol, address, port):
+    """Whoever may reach every address on this port by TCP may not do so by another transport."""
+    heard = firewall.start("hear", address, str(protocol), side=firewall.world)
+    assert heard.first == "ready"
+    for user, said in ((ORDINARY, "sent"), (OTHER_AGENT, "EPERM"), (AGENT, "EPERM"), (ORDINARY, "sent")):
+        assert firewall.attempts(user, (how, address, port))[0][0] == said
+    time.sleep(0.2)
+    heard.kill()
+    assert len(heard.communicate()[0].split()) == 2  # the two of the ordinary user
 
 
 def test_a_grant_to_one_agent_is_none_to_another(firewall):

@@ -23,7 +23,7 @@ from cordon_monitoring.proxy_line import proxy_event
 
 from ansible_collections.cordon.agent_host.plugins.module_utils import _egress, _egress_proxy
 
-from .network import AGENT, ORDINARY, OTHER_AGENT, Network, agent, named
+from .network import AGENT, ORDINARY, OTHER_AGENT, Network, agent, named, without_rules
 from .proxy_host import INSIDE, NAMES, PORT, WORLD, ProxyHost, say
 
 
@@ -226,7 +226,7 @@ def test_a_header_without_end_and_one_that_is_no_request(host):
 
 
 def test_the_listener_of_another_agent_is_out_of_reach(host):
-    assert host.tries(ORDINARY, through(host, "two", f"second.test:{PORT}"))[0]["connect"] == "200"
+    assert host.tries(OTHER_AGENT, through(host, "two", f"second.test:{PORT}"))[0]["connect"] == "200"
     (found,) = host.tries(AGENT, through(host, "two", f"second.test:{PORT}"))
     assert found["connect"] == "ConnectionRefusedError"
 
@@ -235,8 +235,37 @@ def test_the_inner_listener_is_out_of_reach(host):
     inner = f"{_egress.address('one')}:{_egress_proxy.TLS_PORT}"
     state = f"{_egress.PROXY_LISTENS_TO}:{_egress.PROXY_PORT}"
     for where in (inner, state):
-        assert host.tries(ORDINARY, {**through(host), "via": where})[0]["connect"] in ("200", "403")
+        with without_rules(host.network, "output", "goto others"):
+            assert host.tries(ORDINARY, {**through(host), "via": where})[0]["connect"] in ("200", "403")
         assert host.tries(AGENT, {**through(host), "via": where})[0]["connect"] == "ConnectionRefusedError"
+
+
+def test_nobody_else_uses_the_proxy_in_an_agent_s_name(host):
+    """Its egress, and its name in the log."""
+    with without_rules(host.network, "output", "goto others"):
+        found, logged = tried(host, ORDINARY, through(host))
+        assert (found["connect"], {event["agent"] for event in logged}) == ("200", {"one"})
+    before = host.network.counter("denied__others")
+    for user in (ORDINARY, "root"):
+        found, logged = tried(host, user, through(host))
+        assert (found["connect"], logged) == ("ConnectionRefusedError", [])
+    assert host.network.counter("denied__others") >= before + 2
+    assert host.tries(AGENT, through(host))[0]["answers"] == ["200 allowed.test"]
+
+
+@pytest.mark.parametrize("ports", ["1100 1400", "61000 65000"])
+def test_a_host_with_other_ephemeral_ports_has_a_proxy_too(fresh, ports):
+    """squid and its helper meet on a port of that range."""
+    setting = ["ip", "netns", "exec", fresh.network.host, "sysctl", "-qw"]
+    fresh.stop()
+    subprocess.run([*setting, f"net.ipv4.ip_local_port_range={ports}"], check=True)
+    try:
+        fresh.start()
+        ca = str(fresh.config / "ca-bundle.pem")
+        found = fresh.tries(OTHER_AGENT, {**through(fresh, "two", f"seen.test:{PORT}", ca=ca), "hosts": [f"seen.test:{PORT}"]})[0]
+        assert found["answers"] == ["200 seen.test"]  # an inspected one: the helper was asked
+    finally:
+        subprocess.run([*setting, "net.ipv4.ip_local_port_range=32768 60999"], check=True)
 
 
 def test_around_the_proxy_there_is_no_way(host):

@@ -26,7 +26,7 @@ import dns.name
 import dns.rcode
 import pytest
 
-from .network import AGENT, ORDINARY, OTHER_AGENT, Network
+from .network import AGENT, ORDINARY, OTHER_AGENT, Network, agent, without_rules
 from .resolver_world import GIT, OTHER, RESOLVER_USER, SERVER, World, direct, without_dns
 
 OPEN = "203.0.113.9 . tcp . 22"
@@ -248,7 +248,12 @@ def test_tcp_gets_what_udp_gets(world):
 
 def test_other_ports_and_other_agents_resolvers_are_closed(world):
     own, theirs = world.addresses["git"], world.addresses["other"]
-    assert [rcode(one) for one in world.ask(ORDINARY, theirs, question("other.example.org"))] == ["NOERROR"]
+    with without_rules(world.network, "output", "goto others"):
+        assert [rcode(one) for one in world.ask(ORDINARY, theirs, question("other.example.org"))] == ["NOERROR"]
+    noted = len(world.lines())
+    assert world.ask(ORDINARY, theirs, question("other.example.org")) == ["EPERM"]
+    assert world.ask(ORDINARY, theirs, question("other.example.org"), by="tcp") == ["ECONNREFUSED"]
+    assert len(world.lines()) == noted  # nobody speaks in an agent's name in the resolver's own log
     assert world.ask(AGENT, theirs, question("other.example.org")) == ["EPERM"]
     assert world.ask(AGENT, theirs, question("other.example.org"), by="tcp") == ["ECONNREFUSED"]
     for port in (5353, 853, 443):
@@ -288,6 +293,42 @@ def test_an_allowed_name_leads_to_no_place_inside(world, bad):
     assert list(world.elements()) == [f"{good} . tcp . 8080"]
     first, second = world.lines()[-2:]
     assert (first["outcome"], first["addresses"], second["outcome"], second["addresses"]) == ("filtered", [], "filtered", [good])
+
+
+@pytest.mark.parametrize("nonlocal_bind", ["0", "1"])
+@pytest.mark.parametrize("own", ["198.51.100.7", "2001:db8:20::1"])
+def test_an_allowed_name_does_not_lead_back_to_this_host_s_own_address(world, own, nonlocal_bind):
+    """The host's public address: what listens there for the world, or for the host alone because a cloud's firewall says so.
+
+    With net.ipv4.ip_nonlocal_bind, as keepalived wants it, everybody may bind to every address: that tells nothing.
+    """
+    inside = ["ip", "netns", "exec", world.network.host]
+    settings = [f"net.ipv{version}.ip_nonlocal_bind={nonlocal_bind}" for version in (4, 6)]
+    for command in (["ip", "address", "add", "198.51.100.7/32", "dev", "lo"], ["sysctl", "-qw", *settings]):
+        subprocess.run([*inside, *command], check=True)
+    try:
+        kind, good = ("AAAA", "2001:db8:9::9") if ":" in own else ("A", "203.0.113.9")
+        world.answer({"git.example.org": {kind: [own, good]}})
+        assert connects(world, ORDINARY, ("tcp", own, 22)) == ["answered"]
+        assert len(addresses(world.directly(question(kind=kind))[0])) == 2
+
+        assert addresses(world.agent(question(kind=kind))[0]) == [good]
+        assert connects(world, AGENT, ("tcp", own, 22), ("tcp", good, 22)) == ["ECONNREFUSED", "answered"]
+        assert f"{own} is an address of this very host" in world.lines()[-1]["reason"]
+        assert world.lines()[-1]["outcome"] == "filtered"
+    finally:
+        subprocess.run([*inside, "ip", "address", "del", "198.51.100.7/32", "dev", "lo"], check=True)
+        subprocess.run([*inside, "sysctl", "-qw", "net.ipv4.ip_nonlocal_bind=0", "net.ipv6.ip_nonlocal_bind=0"], check=True)
+
+
+def test_the_host_s_own_address_is_reached_where_networks_grant_it(world):
+    world.agents = [agent("git", AGENT, direct("git.example.org", networks=("2001:db8:20::1/128",))), OTHER]
+    world.write_settings()
+    world.apply()
+    world.reload()
+    world.answer({"git.example.org": {"AAAA": ["2001:db8:20::1"]}})
+    assert addresses(world.agent(question(kind="AAAA"))[0]) == ["2001:db8:20::1"]
+    assert connects(world, AGENT, ("tcp", "2001:db8:20::1", 22)) == ["answered"]
 
 
 def test_what_was_filtered_could_have_been_reached(world):

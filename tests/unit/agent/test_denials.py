@@ -82,6 +82,8 @@ def test_like_denials_are_one_entry_and_the_newest_is_last(on_call):
       "+      - {cidr: 203.0.113.5/32}"]),
     (event(kind="connection", operation="connect", path=None, reason="metadata", address="169.254.169.254", port=80),
      ["never: 169.254.169.254 is a metadata address"]),
+    (event(kind="connection", operation="connect", path=None, reason="flood", address="203.0.113.5", port=443, protocol="tcp"),
+     ["the packet filter: what it may reach, it may not reach with so many connections", "have it close what it does not use"]),
     (event(kind="connection", operation="connect", path=None, reason="nftables", address="203.0.113.5", port=None,
            protocol="icmp"), ["never: nothing grants icmp"]),
     (event(kind="api_call", operation="CONNECT", path=None, reason="proxy", refusal="name", name="Pypi.example.org", port=443),

@@ -73,7 +73,8 @@ def test_no_rule_trusts_a_connection_for_being_established():
 
 def test_an_entry_with_log_off_is_accepted_without_a_line_in_the_log():
     rules = chain(body([agent("a", allow("10.0.0.0/8", log=False), allow("10.1.0.0/16", 22))]), "egress_a")
-    assert "ip daddr . meta l4proto . th dport @quiet4_a accept" in rules
+    assert "ip daddr . meta l4proto . th dport @quiet4_a goto quiet_a" in rules
+    assert "log" not in str(chain(body([agent("a")]), "quiet_a"))
     assert "ip daddr . meta l4proto . th dport @allowed4_a goto allowed_a" in rules
 
 
@@ -124,7 +125,8 @@ def test_a_host_without_names_has_no_set_that_expires_and_no_user_of_a_service()
     agents = [agent("a", allow("10.0.0.0/8"))]
     text = body(agents, SERVICES)
     assert text == body(agents)
-    assert not re.search(r"127\.99|timeout|ct mark|_proxy|_resolver", text)
+    assert not re.search(r"127\.99|timeout|ct mark|_proxy|_resolver|_others", text)
+    assert chain(text, "output")[1:] == ["meta skuid vmap @agents"]
     assert firewall_ruleset(agents)["users"] == {"uid_a": "agent-a"}
 
 
@@ -135,10 +137,10 @@ def test_an_agent_reaches_its_own_listeners_and_nobody_else_s():
         rules = chain(text, f"egress_{one}")
         assert f"ct direction reply ip saddr 127.99.0.0/16 goto denied_{one}" in rules
         assert f"ip daddr 127.99.0.0/16 goto denied_{one}" in rules
-        accepted = [line for line in rules if line.startswith("ip daddr 127.99.") and line.endswith("accept")]
+        accepted = [line for line in rules if line.startswith("ip daddr 127.99.") and "goto quiet" in line]
         assert accepted == {
-            "web": [f"ip daddr {where['web']} tcp dport 3128 accept"],
-            "git": [f"ip daddr {where['git']} meta l4proto {{ tcp, udp }} th dport 53 accept"],
+            "web": [f"ip daddr {where['web']} tcp dport 3128 goto quiet_web"],
+            "git": [f"ip daddr {where['git']} meta l4proto {{ tcp, udp }} th dport 53 goto quiet_git"],
             "all": [],
         }[one]
     rules = chain(text, "egress_all")
@@ -157,8 +159,56 @@ def test_what_a_name_leads_to_comes_after_metadata_and_answers_and_lives_on_by_i
         "goto denied_a",
     ]
     assert rules[:2] == ["ip daddr @metadata4 goto metadata_a", "ip6 daddr @metadata6 goto metadata_a"]
-    assert chain(text, "named_a")[0] == f"ct mark set {mark}"
+    assert chain(text, "named_a")[:3] == ["oif lo goto denied_a", f"ct mark set {mark}", "jump flows_a"]
     assert "set named4_a {\n\t\ttype ipv4_addr . inet_proto . inet_service\n\t\tsize 65535\n\t\tflags timeout\n" in text
+
+
+LOCAL = "oif lo ip saddr 127.0.0.1 ip daddr 127.0.0.1 meta l4proto tcp"
+
+
+def test_everybody_else_is_kept_from_the_listeners_and_root_may_ask_the_proxy_s_state():
+    with_proxy, without = (body([agent("a", name("x.org", *how))], SERVICES) for how in ((), (22, "tcp")))
+    for text in (with_proxy, without):
+        assert chain(text, "output")[-3:] == [
+            "meta skuid vmap @agents", "ip daddr 127.99.0.0/16 meta skuid >= 0 goto others",
+            "ip saddr 127.99.0.0/16 meta skuid >= 0 goto others"]
+        assert '"cordon:_others:denied "' in text
+    assert chain(with_proxy, "others") == ["meta skuid 0 ip daddr 127.99.255.1 tcp dport 3128 accept", "goto denied__others"]
+    assert chain(without, "others") == ["goto denied__others"]
+
+
+def test_whatever_is_accepted_for_an_agent_is_counted_among_its_flows_but_answers():
+    text = body([agent("a", allow("10.0.0.0/8"), allow("10.0.0.0/8", 22, log=False), name("x.org"), name("x.org", 22, "tcp"))],
+                SERVICES)
+    for one in ("quiet_a", "allowed_a", "named_a"):
+        rules = chain(text, one)
+        assert rules.index("jump flows_a") < rules.index("accept") == len(rules) - 1
+        assert not [line for line in rules[:rules.index("jump flows_a")] if "log" in line]
+    accepted = [line for line in chain(text, "egress_a") if line.endswith("accept")]
+    assert [line for line in accepted if "ct direction reply" not in line and "ct state established" not in line] == []
+    assert [line.split(" goto ")[1] for line in chain(text, "flows_a")] == ["flood_a", "flood_a"]
+
+
+@pytest.mark.parametrize(("networks", "rules"), [
+    ([()], ["oif lo goto denied_a"]),
+    ([("10.0.0.0/9", "10.128.0.0/9"), ("198.51.100.7/32",)],
+     ["oif lo ip daddr != { 10.0.0.0/8, 198.51.100.7/32 } goto denied_a", "oif lo meta nfproto ipv6 goto denied_a"]),
+    ([(), ("fd00::/8",)], ["oif lo meta nfproto ipv4 goto denied_a", "oif lo ip6 daddr != { fd00::/8 } goto denied_a"]),
+])
+def test_a_name_leads_back_into_this_host_where_networks_say_so(networks, rules):
+    entries = [name(f"{number}.x.org", 22, "tcp", networks=found) for number, found in enumerate(networks)]
+    assert chain(body([agent("a", *entries)], SERVICES), "named_a")[:len(rules)] == rules
+
+
+@pytest.mark.parametrize(("entries", "start"), [
+    ([(22, True), (22, False)], "ct state new"),
+    ([(22, True), (5432, False)], "meta l4proto . th dport { tcp . 22 } ct state new"),
+    ([(22, True), (22, False), (5432, False)], "meta l4proto . th dport { tcp . 22 } ct state new"),
+])
+def test_a_port_is_logged_where_one_of_its_names_is(entries, start):
+    listed = [name(f"{number}.x.org", port, "tcp", log=log) for number, (port, log) in enumerate(entries)]
+    (line,) = [line for line in chain(body([agent("a", *listed)], SERVICES), "named_a") if "log prefix" in line]
+    assert line.startswith(start)
 
 
 def test_names_without_a_line_in_the_log():
@@ -169,11 +219,14 @@ def test_names_without_a_line_in_the_log():
 def test_the_proxy_sends_to_the_resolver_and_where_names_lead_and_nowhere_else():
     text = body([agent("a", name("x.org"))], SERVICES)
     rules = chain(text, "egress__proxy")
+    helpers = f"0x{_egress.mark('_proxy and its helpers', []):08x}"
+    assert chain(text, "output")[1] == f"ct mark {helpers} ct direction reply meta skuid != $uid__proxy goto denied__proxy"
     assert rules[:2] == ["ip daddr @metadata4 goto metadata__proxy", "ip6 daddr @metadata6 goto metadata__proxy"]
     assert [line for line in rules if "accept" in line or "goto named" in line] == [
         "oif lo ip daddr 127.99.255.1 tcp dport 3128 accept",
         "oif lo ip daddr 127.99.0.0/16 tcp dport 3129 accept",
-        "oif lo ip saddr 127.0.0.1 ip daddr 127.0.0.1 tcp sport 32768-60999 tcp dport 32768-60999 accept",
+        f"ct direction original ct state new {LOCAL} ct mark set {helpers} accept",
+        f"{LOCAL} ct mark {helpers} accept",
         "ct direction reply oif lo ip saddr 127.99.0.0/16 tcp sport { 3128, 3129 } accept",
         "ip daddr 127.99.255.1 meta l4proto { tcp, udp } th dport 53 accept",
         "ip daddr . meta l4proto . th dport @named4__proxy goto named__proxy",
@@ -188,7 +241,7 @@ def test_behind_a_company_s_proxy_ours_sends_to_that_one_only():
     services = {"upstream_proxy": {"address": "10.0.0.8", "port": 8080}, "dns_servers": []}
     rules = chain(body([agent("a", name("x.org"))], services), "egress__proxy")
     assert "ip daddr 10.0.0.8 tcp dport 8080 accept" in rules
-    assert not [line for line in rules if "@named" in line or "ct mark" in line]
+    assert not [line for line in rules if "@named" in line or "established" in line]
 
 
 def test_the_resolver_asks_the_servers_of_this_host_even_among_metadata_addresses():

@@ -49,6 +49,13 @@ def test_other_lines_of_the_kernel_are_left_alone(text: str) -> None:
     assert firewall_event(KernelLine(0.0, "b:1", text), "host") is None
 
 
+def test_a_flood_is_told_as_one() -> None:
+    line = "cordon:probe:flood IN= OUT=lo SRC=127.0.0.1 DST=127.99.3.7 PROTO=TCP SPT=4000 DPT=3128 UID=1001 GID=1001 "
+    event = firewall_event(KernelLine(0.0, "b:1", line), "host")
+    assert event is not None
+    assert (event["agent"], event["outcome"], event["reason"], event["address"]) == ("probe", "denied", "flood", "127.99.3.7")
+
+
 def test_a_line_without_a_port_or_with_a_bad_address_is_still_an_event() -> None:
     event = firewall_event(KernelLine(0.0, "b:1", "cordon:a:denied IN= OUT=eth0 DST=nonsense PROTO=ICMP "), "host")
     assert event is not None

@@ -153,8 +153,8 @@ def test_what_the_manifest_wants_unlogged_is_left_out_but_no_refusal_of_it(tmp_p
                     ("scout", "git.example.org", "allowed")]  # fmt: skip
 
 
-@pytest.mark.parametrize("service", ["_proxy", "_resolver"])
-def test_what_our_services_were_refused_is_the_hosts(service):
+@pytest.mark.parametrize("service", ["_proxy", "_resolver", "_others"])
+def test_what_our_services_and_others_were_refused_is_the_hosts(service):
     found = firewall_event(KernelLine(1.0, "b:1", f"cordon:{service}:denied OUT=eth0 DST=10.0.0.1 PROTO=TCP DPT=443"), "web1")
     assert (found["agent"], found["program"], found["outcome"]) == (None, service, "denied")
 

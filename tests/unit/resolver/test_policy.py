@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import List
 
 import pytest
@@ -17,6 +18,10 @@ from hypothesis import strategies as st
 from cordon import _metadata
 
 A, AAAA = 1, 28
+
+
+def nowhere(_address: str) -> bool:
+    return False
 
 
 def labels(name: str) -> List[bytes]:
@@ -98,24 +103,44 @@ PRIVATE = [
 @pytest.mark.parametrize("address", PRIVATE)
 def test_a_name_leads_to_no_private_address(client: Client, address: str) -> None:
     grants = policy.grants_for(client.grants, "git.example.org")
-    opening = policy.open_for(grants, [address, "203.0.113.9"])
+    opening = policy.open_for(grants, [address, "203.0.113.9"], nowhere)
     assert opening.addresses == ("203.0.113.9",)
     assert opening.elements == (("203.0.113.9", "tcp", 22),)
     assert len(opening.dropped) == 1
     assert address in opening.dropped[0]
 
 
+OWN = ["198.51.100.7", "2001:db8:20::1", "10.20.0.1"]
+
+
+@pytest.mark.parametrize("address", OWN)
+def test_a_name_leads_back_to_this_host_only_where_its_networks_say_so(address: str) -> None:
+    def opened(*networks: str) -> policy.Opening:
+        return policy.open_for((Grant("x.example.org", (("tcp", 22),), networks),), [address, "203.0.113.9"], OWN.__contains__)
+
+    assert opened().addresses == opened("10.99.0.0/16").addresses == ("203.0.113.9",)
+    assert re.fullmatch(f"{address} is (an address of this very host|a private address), and .*", opened().dropped[0])
+    assert opened(address).addresses == (address, "203.0.113.9")
+
+
+def test_the_kernel_is_not_asked_about_more_than_an_answer_may_have(client: Client) -> None:
+    asked: List[str] = []
+    many = [str(ipaddress.IPv4Address("203.0.113.0") + number) for number in range(200)]
+    policy.open_for(policy.grants_for(client.grants, "git.example.org"), many, lambda address: bool(asked.append(address)))
+    assert asked == many[: policy.MOST_ADDRESSES]
+
+
 @pytest.mark.parametrize("address", ["169.254.169.254", "fd00:ec2::254", "64:ff9b::a9fe:a9fe", "224.0.0.1", "255.255.255.255"])
 def test_no_grant_opens_metadata_or_a_group(address: str) -> None:
     grants = (Grant("x.example.org", (("tcp", 80),), ("0.0.0.0/0", "::/0")),)
-    assert policy.open_for(grants, [address]).addresses == ()
-    assert policy.open_for(grants, ["10.0.0.1", "fd00::1"]).addresses == ("10.0.0.1", "fd00::1")
+    assert policy.open_for(grants, [address], nowhere).addresses == ()
+    assert policy.open_for(grants, ["10.0.0.1", "fd00::1"], nowhere).addresses == ("10.0.0.1", "fd00::1")
 
 
 def test_each_port_is_decided_by_the_most_specific_grant(client: Client) -> None:
     grants = policy.grants_for(client.grants, "db.example.net")
     assert [grant.name for grant in grants] == ["db.example.net", "*.example.net"]
-    opening = policy.open_for(grants, ["10.20.0.5", "203.0.113.9"])
+    opening = policy.open_for(grants, ["10.20.0.5", "203.0.113.9"], nowhere)
     # 5432 by the exact grant; 443 by the wildcard, which grants no private network.
     assert set(opening.elements) == {
         ("10.20.0.5", "tcp", 5432), ("203.0.113.9", "tcp", 5432), ("203.0.113.9", "udp", 443),
@@ -125,13 +150,13 @@ def test_each_port_is_decided_by_the_most_specific_grant(client: Client) -> None
 
 def test_an_exact_grant_without_networks_is_not_widened_by_a_wildcard() -> None:
     grants = (Grant("x.example.org", (("tcp", 22),), ()), Grant("*.example.org", (("tcp", 22),), ("10.0.0.0/8",)))
-    assert policy.open_for(policy.grants_for(grants, "x.example.org"), ["10.0.0.1"]).addresses == ()
-    assert policy.open_for(policy.grants_for(grants, "y.example.org"), ["10.0.0.1"]).addresses == ("10.0.0.1",)
+    assert policy.open_for(policy.grants_for(grants, "x.example.org"), ["10.0.0.1"], nowhere).addresses == ()
+    assert policy.open_for(policy.grants_for(grants, "y.example.org"), ["10.0.0.1"], nowhere).addresses == ("10.0.0.1",)
 
 
 def test_an_answer_opens_a_few_addresses_only(client: Client) -> None:
     many = [str(ipaddress.IPv4Address("203.0.113.0") + number) for number in range(100)]
-    opening = policy.open_for(policy.grants_for(client.grants, "git.example.org"), many + many)
+    opening = policy.open_for(policy.grants_for(client.grants, "git.example.org"), many + many, nowhere)
     assert opening.addresses == tuple(many[: policy.MOST_ADDRESSES])
     assert len(opening.dropped) == 100 - policy.MOST_ADDRESSES
 
@@ -148,7 +173,7 @@ def test_what_is_asked_is_made_of_plain_labels(found: List[bytes]) -> None:
 
 @given(st.lists(st.ip_addresses().map(str), max_size=50))
 def test_nothing_opened_is_metadata_or_private(found: List[str]) -> None:
-    opening = policy.open_for((Grant("x.y", (("tcp", 1), ("udp", 2)), ()),), found)
+    opening = policy.open_for((Grant("x.y", (("tcp", 1), ("udp", 2)), ()),), found, nowhere)
     assert {element[0] for element in opening.elements} == set(opening.addresses)
     for address in opening.addresses:
         assert not policy._egress.private(address)

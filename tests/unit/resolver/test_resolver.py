@@ -32,9 +32,15 @@ class Bench:
     def __init__(self, client: Client, packets: Filter) -> None:
         self.packets, self.lines, self.asked = packets, [], []  # type: Filter, List[Dict[str, Any]], List[Tuple[str, int]]
         self.now, self.answers, self.delay = 1000.0, {}, 0.0  # type: float, Dict[str, Any], float
+        self.own: object = None
         journal = Journal(lambda line: self.lines.append(json.loads(line)))
         self.sets = Sets(packets)
-        self.resolver = Resolver(client, self._ask, self.sets, journal, lambda: self.now)
+        self.resolver = Resolver(client, self._ask, self.sets, journal, lambda: self.now, self._own)
+
+    def _own(self, address: str) -> bool:
+        if isinstance(self.own, OSError):
+            raise self.own
+        return address == self.own
 
     async def _ask(self, name: str, kind: int) -> Given:
         self.asked.append((name, kind))
@@ -75,6 +81,22 @@ def test_without_a_set_no_address_is_told(bench: Bench) -> None:
     assert bench("git.example.org") == (dns.rcode.SERVFAIL, [])
     assert bench.lines[0]["outcome"] == "failed"
     assert "load the table" in bench.lines[0]["reason"]
+
+
+def test_an_address_of_this_host_is_left_out_and_told(bench: Bench) -> None:
+    assert bench("git.example.org") == (dns.rcode.NOERROR, ["203.0.113.9"])
+    bench.now += 1000
+    bench.own = "203.0.113.9"
+    assert bench("git.example.org") == (dns.rcode.NOERROR, [])
+    assert (bench.lines[-1]["outcome"], "203.0.113.9 is an address of this very host" in bench.lines[-1]["reason"]) == (
+        "filtered", True)
+
+
+def test_where_the_kernel_does_not_say_whose_an_address_is_none_is_told(bench: Bench) -> None:
+    bench.own = OSError(24, "Too many open files")
+    assert bench("git.example.org") == (dns.rcode.SERVFAIL, [])
+    assert bench.packets.sets["named4_autopilot"] == {}
+    assert bench.lines[-1]["outcome"] == "failed"
 
 
 def test_what_is_refused_asks_nobody(bench: Bench) -> None:

@@ -29,6 +29,7 @@ REFUSERS = {
     "EROFS": "the unit's mounts: everything but the workspace is read-only there",
     "nftables": "the packet filter",
     "metadata": "the packet filter, for every agent",
+    "flood": "the packet filter: what it may reach, it may not reach with so many connections",
     "proxy": "the proxy, which connects to the https names of the manifest only",
     "resolver": "the resolver, which answers for the agent's own names only",
     "filtered": "the resolver: the name leads to addresses that are private or a metadata service's",
@@ -131,6 +132,8 @@ def _on_network(group: Dict[str, Any], agent: Mapping[str, Any], agents: List[Di
     if not act.get("port") and act["operation"] != "resolve":
         never = f"nothing grants {words.plain(str(act['protocol']), 20)}: an agent has TCP and UDP only"
         return {**shown, "suggestion": _suggestion(agent, "never", never, None), "remark": ""}
+    if reason == "flood":
+        return {**shown, "suggestion": None, "remark": "have it close what it does not use, or use one connection again"}
     try:
         found = explain.denied({**act, "reason": reason}, agents, agent)
     except ValueError as error:  # an agent may ask for anything

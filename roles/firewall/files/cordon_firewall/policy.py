@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from cordon import _egress, _metadata
 
@@ -22,6 +22,7 @@ _LABEL = re.compile(rb"[A-Za-z0-9_-]{1,63}")
 MOST_ADDRESSES = 32
 
 Element = Tuple[str, str, int]  # address, protocol, port
+Own = Callable[[str], bool]  # whether an address is this host's own
 
 
 class Decision(NamedTuple):
@@ -76,17 +77,18 @@ def leads_to_metadata(names: Iterable[str]) -> Optional[str]:
     return next((name for name in names if _metadata.name_of(name)), None)
 
 
-def open_for(grants: Sequence[Grant], addresses: Iterable[str]) -> Opening:
+def open_for(grants: Sequence[Grant], addresses: Iterable[str], own: Own) -> Opening:
     """Sort out an answer's addresses. Each port is decided by the most specific grant that has it."""
     kept: List[str] = []
     elements: List[Element] = []
     dropped: List[str] = []
     for address in dict.fromkeys(addresses):
-        refusals: List[str] = []
-        ports = _ports(grants, address, refusals)
-        if ports and len(kept) == MOST_ADDRESSES:
+        if len(kept) == MOST_ADDRESSES:
             dropped.append(f"{address} is one address too many: an answer has {MOST_ADDRESSES} at most")
-        elif ports:
+            continue
+        refusals: List[str] = []
+        ports = _ports(grants, address, own, refusals)
+        if ports:
             kept.append(address)
             elements += [(address, protocol, port) for protocol, port in ports]
         else:
@@ -94,14 +96,14 @@ def open_for(grants: Sequence[Grant], addresses: Iterable[str]) -> Opening:
     return Opening(tuple(kept), tuple(elements), tuple(dropped))
 
 
-def _ports(grants: Sequence[Grant], address: str, refusals: List[str]) -> List[Tuple[str, int]]:
+def _ports(grants: Sequence[Grant], address: str, own: Own, refusals: List[str]) -> List[Tuple[str, int]]:
     """What may be connected to at this address; why not goes into refusals."""
     decided: List[Tuple[str, int]] = []
     opened: List[Tuple[str, int]] = []
     for grant in grants:
         fresh = [port for port in grant.ports if port not in decided]
         decided += fresh
-        why = _refusal(address, grant.networks)
+        why = _refusal(address, grant.networks, own)
         if why is None:
             opened += fresh
         elif fresh:
@@ -109,11 +111,11 @@ def _ports(grants: Sequence[Grant], address: str, refusals: List[str]) -> List[T
     return opened
 
 
-def _refusal(address: str, networks: Iterable[str]) -> Optional[str]:
+def _refusal(address: str, networks: Iterable[str], own: Own) -> Optional[str]:
     parsed = ipaddress.ip_address(address)
     # The kernel sends to the IPv4 address inside, so the element could never match (RFC 4291, 2.5.5.2).
     if getattr(parsed, "ipv4_mapped", None) is not None:
         return f"{address} is an IPv4 address in the form of IPv6"
     if parsed.is_multicast or parsed.is_unspecified or parsed == ipaddress.IPv4Address("255.255.255.255"):
         return f"{address} is no address of one host"
-    return _egress.refusal(address, networks)
+    return _egress.refusal(address, networks, own)

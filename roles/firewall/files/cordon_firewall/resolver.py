@@ -15,7 +15,7 @@ from typing import Awaitable, Callable, Dict, NamedTuple, Optional
 
 import dns.rcode
 
-from . import message, policy
+from . import message, policy, routes
 from .answers import Answer, Answers, Question, lasting
 from .bucket import Bucket, Limit
 from .journal import ANSWERED, FAILED, FILTERED, REFUSED, Journal
@@ -47,10 +47,12 @@ class Outcome(NamedTuple):
 class Resolver:
     """One client's. Others are not touched by what it asks."""
 
-    def __init__(self, client: Client, ask: Ask, sets: Sets, journal: Journal, clock: Clock = time.monotonic) -> None:
+    def __init__(self, client: Client, ask: Ask, sets: Sets, journal: Journal, clock: Clock = time.monotonic,
+                 own: policy.Own = routes.leads_back) -> None:  # fmt: skip
         self.client = client
         self.ask = ask
         self._sets, self._journal, self._clock = sets, journal, clock
+        self._own = own
         self._answers = Answers()
         self._questions, self._asked = Bucket(QUESTIONS), Bucket(ASKED)
         self._under_way: Dict[Question, asyncio.Task[Answer]] = {}
@@ -82,7 +84,7 @@ class Resolver:
             return Outcome(dns.rcode.NOERROR if decision.empty else dns.rcode.REFUSED, REFUSED, decision.reason)
         try:
             answer = await self._answer((decision.ask, request.kind))
-        except (UpstreamError, SetError) as error:
+        except (UpstreamError, SetError, OSError) as error:
             return Outcome(dns.rcode.SERVFAIL, FAILED, str(error))
         dropped = answer.opening.dropped
         return Outcome(answer.rcode, FILTERED if dropped else ANSWERED, "; ".join(dropped[:3]), answer)
@@ -129,7 +131,7 @@ class Resolver:
         metadata = policy.leads_to_metadata(given.aliases)
         if metadata:
             return policy.Opening((), (), (f"its alias {metadata} is a metadata service",))
-        return policy.open_for(policy.grants_for(self.client.grants, name), given.addresses)
+        return policy.open_for(policy.grants_for(self.client.grants, name), given.addresses, self._own)
 
     def change(self, client: Client) -> None:
         """Another allowlist holds from now on; answers of which it would drop, or did drop, an address are forgotten."""
@@ -138,7 +140,7 @@ class Resolver:
         self._answers.forget()
         for question, answer in held.items():
             grants = policy.grants_for(client.grants, question[0])
-            opening = policy.open_for(grants, answer.opening.addresses)
+            opening = policy.open_for(grants, answer.opening.addresses, self._own)
             if grants and not answer.opening.dropped and not opening.dropped:
                 self._answers.keep(question, answer._replace(opening=opening))
 

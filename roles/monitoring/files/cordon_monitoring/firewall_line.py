@@ -12,8 +12,8 @@ from typing import NamedTuple
 from . import event as events
 from .event import Event
 
-_PREFIX = re.compile(r"^cordon:(_?[a-z][a-z0-9_]*):(denied|metadata|allowed) ")
-_REASONS = {"denied": "nftables", "metadata": "metadata", "allowed": None}
+_PREFIX = re.compile(r"^cordon:(_?[a-z][a-z0-9_]*):(denied|metadata|flood|allowed) ")
+_REASONS = {"denied": "nftables", "metadata": "metadata", "flood": "flood", "allowed": None}
 
 
 class KernelLine(NamedTuple):
@@ -28,7 +28,8 @@ class KernelLine(NamedTuple):
 def firewall_event(line: KernelLine, host: str) -> Event | None:
     """The event of a firewall line; None for every other line of the kernel.
 
-    The proxy and the resolver (_proxy, _resolver) are no agents: what they were refused is the host's.
+    The proxy, the resolver and all other users (_proxy, _resolver, _others) are no agents: what they were refused is the
+    host's.
     """
     match = _PREFIX.match(line.text)
     if not match:
