@@ -24,6 +24,12 @@ options:
       - C(dns_servers) is the list of addresses that the resolver asks.
     type: dict
     default: {}
+  metadata_users:
+    description:
+      - The users who may ask metadata endpoints, beside root. Left out, everybody may who is no agent.
+      - Agents never may, whatever is listed.
+    type: list
+    elements: str
 """
 
 EXAMPLES = r"""
@@ -48,10 +54,15 @@ from ansible_collections.cordon.agent_host.plugins.module_utils import _nftables
 from ansible_collections.cordon.agent_host.plugins.plugin_utils._filter_errors import filter_errors
 
 
-def firewall_ruleset(agents: list[dict[str, Any]], services: dict[str, Any] | None = None) -> dict[str, Any]:
+def firewall_ruleset(
+    agents: list[dict[str, Any]], services: dict[str, Any] | None = None, metadata_users: list[str] | None = None
+) -> dict[str, Any]:
     """Render for nftables_table."""
     with filter_errors("firewall_ruleset"):
-        return {"content": _nftables_ruleset.body(agents, services), "users": _nftables_ruleset.users(agents)}
+        return {
+            "content": _nftables_ruleset.body(agents, services, metadata_users),
+            "users": _nftables_ruleset.users(agents, metadata_users),
+        }
 
 
 class FilterModule:

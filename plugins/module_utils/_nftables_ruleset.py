@@ -46,11 +46,18 @@ NAMED_SIZE = 65535
 OTHERS = "_others"
 
 
-def users(agents: Iterable[Dict[str, Any]]) -> Dict[str, str]:
+def users(agents: Iterable[Dict[str, Any]], metadata_users: Optional[Iterable[str]] = None) -> Dict[str, str]:
     """Which user each variable of the text stands for: {"uid_autopilot": "agent-autopilot"}."""
     listed = list(agents)
+    asking = _asking(metadata_users)
     found = {variable(agent["name"]): agent["user"] for agent in listed}
-    return {**found, **{variable(name): _egress.USERS[name] for name in _egress.services(listed)}}
+    return {**found, **{variable(name): _egress.USERS[name] for name in _egress.services(listed)}, **asking}
+
+
+def _asking(metadata_users: Optional[Iterable[str]]) -> Dict[str, str]:
+    """The users, other than root, who may ask metadata endpoints where not everybody but agents may."""
+    named = sorted({user for user in metadata_users or () if user != "root"})
+    return {variable(f"_metadata_{number}"): user for number, user in enumerate(named)}
 
 
 def variable(name: str) -> str:
@@ -58,11 +65,14 @@ def variable(name: str) -> str:
     return f"uid_{name}"
 
 
-def body(agents: Iterable[Dict[str, Any]], services: Optional[Mapping[str, Any]] = None) -> str:
+def body(
+    agents: Iterable[Dict[str, Any]], services: Optional[Mapping[str, Any]] = None, metadata_users: Optional[Iterable[str]] = None
+) -> str:
     """What stands between the braces of ``table inet cordon``; always the same text for the same manifest.
 
     services: {"upstream_proxy": None or {"address": "192.0.2.8", "port": 8080}, "dns_servers": ["192.0.2.53"]}, where
     the proxy and the resolver send to. A host without a name in its manifest has neither.
+    metadata_users: who of all other users may ask metadata endpoints, beside root; None: everybody.
     """
     ordered = sorted(agents, key=lambda agent: agent["name"])
     helpers = _egress.services(ordered)
@@ -77,8 +87,8 @@ def body(agents: Iterable[Dict[str, Any]], services: Optional[Mapping[str, Any]]
     for agent in ordered:
         blocks += [*_verdicts(agent["name"]), *_named_chain(agent), _way(agent, listeners.get(agent["name"]))]
     blocks += _service_chains(ordered, helpers, services or {}) if helpers else []
-    blocks += _others(helpers) if helpers else []
-    blocks += [_agents_map([*(agent["name"] for agent in ordered), *helpers]), _output(helpers)]
+    blocks += _others(helpers, metadata_users is not None)
+    blocks += [_agents_map([*(agent["name"] for agent in ordered), *helpers]), _output(helpers, metadata_users)]
     return "\n".join(blocks)
 
 
@@ -417,19 +427,22 @@ def _agents_map(names: List[str]) -> str:
     return _block("map", "agents", lines)
 
 
-def _others(helpers: List[str]) -> List[str]:
+def _others(helpers: List[str], metadata: bool) -> List[str]:
     """Everybody else on this host: what an agent's listener is told, its log says of the agent.
 
     Root too, but for the page by which the proxy tells its state: our own checks ask for it.
     """
     state = f"meta skuid 0 ip daddr {_egress.PROXY_LISTENS_TO} tcp dport {_egress.PROXY_PORT} accept"
-    return [_counter("denied", OTHERS), _refusal(OTHERS, "denied"), _block("chain", "others", [
-        *([state] if _egress.PROXY in helpers else []),
-        f"goto denied_{OTHERS}",
-    ])]
+    blocks = [_counter("metadata", OTHERS), _refusal(OTHERS, "metadata")] if metadata else []
+    if helpers:
+        blocks += [_counter("denied", OTHERS), _refusal(OTHERS, "denied"), _block("chain", "others", [
+            *([state] if _egress.PROXY in helpers else []),
+            f"goto denied_{OTHERS}",
+        ])]
+    return blocks
 
 
-def _output(helpers: List[str]) -> str:
+def _output(helpers: List[str], metadata_users: Optional[Iterable[str]]) -> str:
     # Before the filter chains of ufw, firewalld and Docker: they may refuse more, they cannot allow again.
     lines = ["type filter hook output priority filter - 10; policy accept;"]
     if _egress.PROXY in helpers:
@@ -440,4 +453,9 @@ def _output(helpers: List[str]) -> str:
         # Only what has an owner: a reset by which the kernel says that nobody listens has none. From there too, so that
         # nobody passes for a listener that is down.
         lines += [f"ip {side}addr {_egress.LISTENERS} meta skuid >= 0 goto others" for side in "ds"]
+    if metadata_users is not None:
+        # Root is always among them: it can become any of them.
+        asking = ", ".join(["0", *(f"${name}" for name in _asking(metadata_users))])
+        lines += [f"{family} daddr @metadata{version} meta skuid != {{ {asking} }} goto metadata_{OTHERS}"
+                  for family, version in (("ip", 4), ("ip6", 6))]
     return _block("chain", "output", lines)

@@ -110,13 +110,14 @@ class Network:
         return [(outcome, seconds) for outcome, seconds in json.loads(out)]
 
     def apply(
-        self, *agents: dict[str, Any], check: bool = False, without: str = "",
-        services: dict[str, Any] | None = None, environment: dict[str, str] | None = None, **options: Any,
+        self, *agents: dict[str, Any], check: bool = False, without: str = "", services: dict[str, Any] | None = None,
+        metadata_users: list[str] | None = None, environment: dict[str, str] | None = None, **options: Any,
     ) -> dict[str, Any]:
         """Run the module nftables_table on the host, as Ansible would; without a capability of root's if so wished."""
         arguments: dict[str, Any] = {
-            "content": _nftables_ruleset.body(agents, services or SERVICES),
-            "users": {name: SERVICE_USERS.get(user, user) for name, user in _nftables_ruleset.users(agents).items()},
+            "content": _nftables_ruleset.body(agents, services or SERVICES, metadata_users),
+            "users": {name: SERVICE_USERS.get(user, user)
+                      for name, user in _nftables_ruleset.users(agents, metadata_users).items()},
             "path": str(self.directory / "firewall.nft"),
             "record": str(self.directory / "firewall.json"),
             "pending": str(self.directory / "pending"),

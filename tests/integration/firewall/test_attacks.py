@@ -14,6 +14,7 @@ import pytest
 
 from .network import AGENT, ORDINARY, OTHER_AGENT, Network, agent, allow
 
+UNLISTED = "irc"  # a user of Debian's whom nothing names
 AT_ONCE = 1.0  # seconds
 REFUSED = {"tcp": {"ECONNREFUSED"}, "fast_open": {"ECONNREFUSED", "EPERM"}}
 BY_SEND = {"EPERM", "EACCES"}
@@ -133,6 +134,26 @@ def test_a_narrower_allowlist_cuts_a_connection_that_stands(clean):
     clean.apply(agent("a", AGENT, allow("10.20.0.3/32", 443)))
 
     assert _say(held) in ("ECONNRESET", "EPIPE")
+
+
+def test_metadata_is_for_the_listed_users_and_root(clean):
+    """A log shipper may ask there, and nobody else has to."""
+    agents = agent("narrow", AGENT, *NARROW), agent("wide", OTHER_AGENT, *WIDE)
+    assert not clean.apply(*agents).get("failed")
+    assert {outcome for outcome, _seconds in clean.attempts(UNLISTED, *METADATA)} <= {"answered", "sent"}
+
+    result = clean.apply(*agents, metadata_users=[ORDINARY, OTHER_AGENT, "root"])
+    assert not result.get("failed"), result
+    assert not clean.apply(*agents, metadata_users=["root", OTHER_AGENT, ORDINARY])["changed"]
+    for user in (ORDINARY, "root"):
+        assert {outcome for outcome, _seconds in clean.attempts(user, *METADATA)} <= {"answered", "sent"}
+    refused = {*REFUSED["tcp"], *BY_SEND}
+    # An agent that is listed is an agent all the same.
+    for user, counter in ((UNLISTED, "metadata__others"), (AGENT, "metadata_narrow"), (OTHER_AGENT, "metadata_wide")):
+        before = clean.counter(counter)
+        assert {outcome for outcome, _seconds in clean.attempts(user, *METADATA)} <= refused
+        assert clean.counter(counter) >= before + len(METADATA)
+    assert {outcome for outcome, _seconds in clean.attempts(UNLISTED, *OFF_LIST)} <= {"answered", "sent"}
 
 
 def _say(held) -> str:

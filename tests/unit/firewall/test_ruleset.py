@@ -276,6 +276,17 @@ def test_the_services_have_users_of_their_own():
     assert "cordon-proxy" not in firewall_ruleset([agent("a", name("x.org", 22, "tcp"))], SERVICES)["users"].values()
 
 
+def test_metadata_is_everybodys_unless_users_are_listed():
+    agents = [agent("a")]
+    assert "metadata__others" not in body(agents)
+    assert "ip daddr @metadata4 meta skuid != { 0 } goto metadata__others" in chain(body(agents, None, []), "output")
+    listed = firewall_ruleset(agents, None, ["shipper", "root", "clock", "shipper"])
+    assert listed["users"] == {"uid_a": "agent-a", "uid__metadata_0": "clock", "uid__metadata_1": "shipper"}
+    assert chain(listed["content"], "output")[-2:] == [
+        f"{family} meta skuid != {{ 0, $uid__metadata_0, $uid__metadata_1 }} goto metadata__others"
+        for family in ("ip daddr @metadata4", "ip6 daddr @metadata6")]
+
+
 def test_the_filter_names_the_user_of_each_variable():
     result = firewall_ruleset([agent("autopilot")])
     assert result["users"] == {"uid_autopilot": "agent-autopilot"}
