@@ -193,7 +193,7 @@ def _serves(agents: Agents, needed: Mapping[str, List[Listener]], listening: Opt
 
 
 def _listening(source: Source) -> Optional[Set[Listener]]:
-    """The sockets on IPv4 that take calls and are of root or of our services: another's is no service of ours."""
+    """The sockets on IPv4 that take calls and are of our services: another's, root's too, answers no agent."""
     ours = _uids(source)
     found: Set[Listener] = set()
     for protocol, state in TAKES_CALLS.items():
@@ -207,7 +207,7 @@ def _listening(source: Source) -> Optional[Set[Listener]]:
 def _uids(source: Source) -> Set[int]:
     users = set(_egress.USERS.values())
     rows = [line.split(":") for line in (source.text("/etc/passwd") or "").splitlines()]
-    return {0} | {int(row[2]) for row in rows if len(row) == 7 and row[0] in users}
+    return {int(row[2]) for row in rows if len(row) == 7 and row[0] in users}
 
 
 def parse_sockets(text: str, state: str) -> List[Tuple[Tuple[str, int], int]]:
