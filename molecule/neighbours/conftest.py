@@ -68,6 +68,17 @@ def rules(host: Any) -> Callable[[], str]:
 
 
 @pytest.fixture
+def ours(host: Any) -> Callable[[], str]:
+    """ours(): our table in the kernel, without what the resolver adds to it and takes away (_nftables.comparable)."""
+
+    def read() -> str:
+        listing = host.check_output("nft --stateless list table inet cordon")
+        return re.sub(r"(\t\tflags timeout\n)\t\telements = \{[^}]*\}\n", r"\1", listing)
+
+    return read
+
+
+@pytest.fixture
 def play() -> Callable[..., subprocess.CompletedProcess[str]]:
     """play(NAME, VARIABLE=VALUE): run a playbook of this scenario against the guest."""
 

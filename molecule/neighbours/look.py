@@ -73,9 +73,12 @@ def output(*argv):
     return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
 
 
-def inspected(container):
-    found = json.loads(output("docker", "inspect", container))[0]
-    return str(found["State"]["Pid"]), {name: each["IPAddress"] for name, each in found["NetworkSettings"]["Networks"].items()}
+def inspected(*containers):
+    """(process, {network: address}) of each."""
+    return [
+        (str(found["State"]["Pid"]), {name: each["IPAddress"] for name, each in found["NetworkSettings"]["Networks"].items()})
+        for found in json.loads(output("docker", "inspect", *containers))
+    ]
 
 
 def from_inside(web):
@@ -89,8 +92,7 @@ def from_inside(web):
 
 def ways():
     """Each kind of traveller. Names lead nowhere for those who do not ask the agents' resolver."""
-    web_pid, web = inspected("web")
-    database_pid, database = inspected("database")
+    (web_pid, web), (database_pid, database) = inspected("web", "database")
     travellers = {
         "stranger": (["ip", "netns", "exec", "world"], {
             "published port": [HOST, 8081, STRANGER], "open port": [HOST, 8091, STRANGER], "closed port": [HOST, 8090, STRANGER],
@@ -98,7 +100,7 @@ def ways():
             "banned by iptables": [HOST, 8091, BANNED_IPTABLES],
         }),
         "container": (["nsenter", "--net", "--target", web_pid], {
-            "outbound": [OFF_LIST, 8080], "its network": [database["backend"], 5432],
+            "outbound": [OFF_LIST, 8080], "its network": [database["shared"], 5432],
         }),
         "other network": (["nsenter", "--net", "--target", database_pid], {"isolated": [web["bridge"], 80]}),
         "alice": (["runuser", "-u", "alice", "--"], {

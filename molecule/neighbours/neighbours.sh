@@ -59,13 +59,18 @@ for applet in grep httpd nc sh sleep wget; do ln -s busybox "$root/bin/$applet";
 echo container > "$root/www/index.html"
 tar -C "$root" -c . | docker import - busybox:latest
 rm -r "$root"
-docker network create backend
+# Of two networks Docker publishes by the one whose name comes first: "bridge", its own.
+docker network create shared
 docker run --detach --restart always --name web --publish 8081:80 busybox httpd -f -p 80 -h /www
-docker network connect backend web
-docker run --detach --restart always --name database --network backend busybox httpd -f -p 5432 -h /www
+docker network connect shared web
+docker run --detach --restart always --name database --network shared busybox httpd -f -p 5432 -h /www
 # An ordinary user whom an administrator lets use Docker.
 usermod -aG docker alice
 
 fail2ban-client ping
 fail2ban-client set by-nftables banip 203.0.113.10
 fail2ban-client set by-iptables banip 203.0.113.11
+# It bans when it comes to it.
+until iptables --list-rules f2b-by-iptables 2> /dev/null | grep -q 203.0.113.11 && nft list table inet f2b-table 2> /dev/null | grep -q 203.0.113.10; do
+    sleep 1
+done

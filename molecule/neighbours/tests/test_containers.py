@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 # As every user of Docker can: the host's files, as root.
 ATTACK = "docker run --rm --volume /etc:/host busybox grep -c ^root: /host/shadow"
-AGENT = "agent-courier"
+AGENT, EVENTS = "agent-courier", "/var/log/cordon/events.jsonl"
 
 
 @pytest.fixture
@@ -30,29 +31,32 @@ def test_docker_makes_an_ordinary_user_root(host: Any) -> None:
 def test_docker_is_closed_to_the_agent_even_when_its_user_may(
     host: Any, invited: None, unwatched: None, as_agent: Callable[..., Any], eventually: Callable[..., Any]
 ) -> None:
-    since = host.check_output("date +%s")
+    before = int(host.check_output(f"wc -l < {EVENTS}"))
     ping = "import socket; s = socket.socket(socket.AF_UNIX); s.connect('/run/docker.sock'); print('connected')"
     outside = host.run(f'runuser -u {AGENT} -- python3 -c "{ping}"')
     assert outside.stdout.strip() == "connected", "its user may not, so this test shows nothing: " + outside.stderr
     inside = as_agent("courier", "python3", "-c", ping)
     assert inside.rc != 0 and "PermissionError" in inside.stderr
-    eventually(lambda: [
-        line for line in host.check_output(f"journalctl --no-pager --since=@{since}").splitlines()
-        if 'apparmor="DENIED"' in line and "docker.sock" in line and "cordon.courier" in line])
+
+    def logged() -> list[dict[str, Any]]:
+        events = map(json.loads, host.check_output(f"tail -n +{before + 1} {EVENTS}").splitlines())
+        return [event for event in events if event.get("path") == "/run/docker.sock" and event["outcome"] == "denied"]
+
+    assert eventually(logged)[0]["operation"] == "connect"
 
 
-def test_a_container_is_not_matched_by_our_table(host: Any) -> None:
+def test_a_container_is_not_matched_by_our_table(host: Any, unwatched: None) -> None:
     """Not even one whose user has the agent's number: its packets are forwarded, and our table has no say in that."""
-    uid = host.user(AGENT).uid
-    fetch = f"docker run --rm --user {uid} busybox nc -w 3 203.0.113.99 8080"
+    fetch = f"docker run --rm --user {host.user(AGENT).uid} busybox nc -w 3 203.0.113.99 8080"
     assert "hello" in host.run(f"{fetch} < /dev/null").stdout
 
 
-def test_a_container_with_the_agent_s_number_lives(host: Any) -> None:
-    uid = host.user(AGENT).uid
-    host.check_output(f"docker run --detach --name numbered --user {uid} busybox sleep 600")
+def test_no_agent_has_the_number_of_a_common_image_s_user(host: Any) -> None:
+    """The watch would take such a container for an agent that broke out, and end it; most database images run as 999."""
+    assert host.user(AGENT).uid <= 799 and host.user(AGENT).gid <= 799
+    host.check_output("docker run --detach --name database-like --user 999:999 busybox sleep 600")
     try:
-        host.run("sleep 15")  # the watch looks every five seconds
-        assert host.check_output("docker inspect --format='{{.State.Running}}' numbered") == "true"
+        host.run("sleep 12")  # the watch looks every five seconds
+        assert host.check_output("docker inspect --format='{{.State.Running}}' database-like") == "true"
     finally:
-        host.run("docker rm --force numbered")
+        host.run("docker rm --force database-like")

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-OURS = "nft --stateless list table inet cordon"
 CONFIRM_WITHIN = 20  # lock_out.yml
 
 
@@ -31,8 +30,10 @@ def waited(until: bool, seconds: float) -> float:
     return time.monotonic() - begun
 
 
-def test_what_locks_everybody_out_undoes_itself(host: Any, play: Callable[..., Any], rules: Callable[[], str]) -> None:
-    ours, others = host.check_output(OURS), rules()
+def test_what_locks_everybody_out_undoes_itself(
+    host: Any, play: Callable[..., Any], rules: Callable[[], str], ours: Callable[[], str]
+) -> None:
+    before, others = ours(), rules()
     since = host.check_output("date +%s")
     kept = "sha256sum /etc/cordon/firewall.nft /etc/cordon/firewall.json"
     on_disk = host.check_output(kept)
@@ -45,6 +46,6 @@ def test_what_locks_everybody_out_undoes_itself(host: Any, play: Callable[..., A
     print(f"locked out for {locked:.0f} s")
     assert done.returncode != 0
     assert "undone" in done.stdout or "will return to the one from before" in done.stdout, done.stdout
-    assert (host.check_output(OURS), host.check_output(kept), rules()) == (ours, on_disk, others)
+    assert (ours(), host.check_output(kept), rules()) == (before, on_disk, others)
     journal = host.check_output(f"journalctl --no-pager --output=cat --unit='cordon-firewall-rollback-*' --since=@{since}")
     assert "Undo the change of the agents' firewall" in journal
