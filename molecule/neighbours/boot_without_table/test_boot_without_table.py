@@ -35,5 +35,6 @@ def test_the_neighbours_are_all_there(ways: Ways, expected: dict[str, Any], even
 def test_with_the_table_everything_works_again(
     host: Any, ways: Ways, expected: dict[str, Any], eventually: Callable[..., Any]
 ) -> None:
-    host.check_output(f"cp -p /root/firewall.nft /etc/cordon/firewall.nft && systemctl restart cordon-firewall && systemctl start {AGENT}")
+    host.check_output("cp -p /root/firewall.nft /etc/cordon/firewall.nft && systemctl restart cordon-firewall")
+    host.check_output(f"systemctl start {AGENT}")
     eventually(lambda: ways() == expected or None, 60)

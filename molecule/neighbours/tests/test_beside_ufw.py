@@ -53,7 +53,8 @@ def test_everybody_reaches_what_they_may(ways: Ways, expected: dict[str, Any]) -
 def test_what_is_looked_at_shows_when_the_rules_are_gone(host: Any, put_back: None, ways: Ways) -> None:
     host.check_output(GONE)
     found = ways()
-    assert {who: {what: found[who][what].startswith(("HTTP/", "hello")) for what in each} for who, each in CHANGES.items()} == CHANGES
+    answers = {who: {what: found[who][what].startswith(("HTTP/", "hello")) for what in each} for who, each in CHANGES.items()}
+    assert answers == CHANGES
 
 
 @pytest.mark.parametrize("restart", [
