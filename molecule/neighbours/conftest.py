@@ -17,7 +17,7 @@ import pytest
 
 HERE = Path(__file__).parent
 ANSWERS, LINE = "HTTP/1.1 200 OK", "hello"
-REFUSED = "ECONNREFUSED"  # and at once: look.py says so when it is late
+REFUSED = "ECONNREFUSED"  # by a reset, so at once: what is dropped is ETIMEDOUT
 
 # {who: {what: outcome}} that must hold whenever anything was done to anybody. The stranger's and the other network's
 # "closed" is a reset, an ICMP error or silence, as each firewall has it.
