@@ -121,13 +121,14 @@ def _way_back(run: _nftables.Run, nft: str) -> str:
 
 def _start_timer(run: _nftables.Run, arguments: Tuple[str, str, str], seconds: int) -> None:
     if os.path.isdir(_SYSTEMD):
-        # A unit of its own outlives the session that Ansible runs in.
+        # A unit of its own outlives the session that Ansible runs in. It waits by itself: a transient unit that waits for a
+        # timer is read again at every daemon-reload, which sets its time back and puts "\\$1" where "$1" was (systemd 252).
         unit = f"cordon-firewall-rollback-{arguments[1]}"
         code, _out, err = run((
-            "systemd-run", "--quiet", "--collect", f"--unit={unit}", f"--on-active={seconds}s",
+            "systemd-run", "--quiet", "--collect", f"--unit={unit}",
             # By default the whole script, line by line: at the next reload systemd would read each as a setting.
             "--description=Undo the change of the agents' firewall unless it is confirmed",
-            "--timer-property=AccuracySec=1s", "sh", "-c", _ROLL_BACK, "sh", *arguments, "0"), None)
+            "sh", "-c", _ROLL_BACK, "sh", *arguments, str(seconds)), None)
     else:
         code, _out, err = run((
             "sh", "-c", 'setsid sh -c "$0" sh "$@" </dev/null >/dev/null 2>&1 &', _ROLL_BACK, *arguments, str(seconds)), None)

@@ -18,6 +18,9 @@ LINGER = "/var/lib/systemd/linger"
 # sshd, su, cron, at and the user manager, for root too and for a key or a job that root has planted.
 EXPIRED = "1"
 COMMENT = "AI agent"  # where nothing else is wanted
+# useradd(8) gives a system user the highest number that is free, 999 on most hosts, and images of containers count down from
+# there too (postgres, redis and mysql are 999). The watch and the packet filter go by the number: it would end a container.
+HIGHEST = ("--key", "SYS_UID_MAX=799", "--key", "SYS_GID_MAX=799")
 
 
 class Account(NamedTuple):
@@ -84,6 +87,7 @@ def steps(host: Host, user: str, home: str, comment: str = COMMENT) -> List[Step
             "useradd",
             "--system",
             "--user-group",
+            *HIGHEST,
             "--no-create-home",
             "--home-dir",
             home,

@@ -55,7 +55,7 @@ options:
   confirm_within:
     description:
       - How many seconds a change of the table may wait for its confirmation. Then the table from before is loaded
-        again, by a timer of systemd, or by a process of its own where systemd does not run.
+        again, by a unit of systemd that waits for it, or by a process of its own where systemd does not run.
       - V(0) makes the change at once and for good.
       - Until the confirmation O(path) and O(record) stay as they were, so that a reboot undoes the change too.
       - Without a change of the table nothing waits.

@@ -34,6 +34,16 @@ TOOLS = (
 )
 # What the workloads meet beside the tools: a database server, and the sources of locales and time zones.
 SERVERS = ("postgresql", "locales", "tzdata", "manpages", "redis-server")
+# What administrators run beside agents, and what agents' names need: TESTBED_PACKAGES=neighbours.
+NEIGHBOURS = (
+    "docker.io", "busybox-static", "ufw", "firewalld", "fail2ban", "python3-systemd", "iptables",
+    "squid-openssl", "python3-dnspython", "python3-nftables", "openssl",
+)
+# None of them acts before somebody wants it to: who runs ufw does not run firewalld.
+ASLEEP = {
+    "docker.io": ("docker.service", "docker.socket", "containerd.service"), "ufw": ("ufw.service",),
+    "firewalld": ("firewalld.service",), "fail2ban": ("fail2ban.service",), "squid-openssl": ("squid.service",),
+}
 # Under emulation each of these costs seconds of a boot, or takes apt's lock behind a test's back.
 MASKED = (
     "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer",
@@ -57,14 +67,22 @@ class Recipe:
 
     def key(self) -> str:
         """Name of the image in the cache: changes whenever the image would."""
-        text = json.dumps([self.__dict__, MASKED, ENABLED], sort_keys=True)
+        # Only where there are such packages: the other images keep their names.
+        text = json.dumps([self.__dict__, MASKED, ENABLED, *asleep(self)], sort_keys=True)
         return f"{self.suite}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def packages(kind: str) -> tuple[str, ...]:
-    """Packages of the image kinds `full`, `minimal` and `tools`; each once, though tools repeat some of the roles'."""
-    kinds = {"minimal": BASE, "full": BASE + ROLES, "tools": BASE + ROLES + TOOLS + SERVERS}
+    """Packages of an image kind (settings.PACKAGE_SETS); each once, though tools repeat some of the roles'."""
+    kinds = {
+        "minimal": BASE, "full": BASE + ROLES, "tools": BASE + ROLES + TOOLS + SERVERS, "neighbours": BASE + ROLES + NEIGHBOURS,
+    }
     return tuple(dict.fromkeys(kinds[kind]))
+
+
+def asleep(recipe: Recipe) -> list[str]:
+    """The units of the recipe's packages that do not start by themselves, though their package enables them."""
+    return [unit for package, units in ASLEEP.items() if package in recipe.packages for unit in units]
 
 
 def mmdebstrap(recipe: Recipe, overlay: str, target: str) -> list[str]:
@@ -74,12 +92,15 @@ def mmdebstrap(recipe: Recipe, overlay: str, target: str) -> list[str]:
     """
     units = " ".join(ENABLED)
     masks = " ".join(MASKED)
+    disabled = " ".join(asleep(recipe))
+    sleep = [f"--customize-hook=chroot \"$1\" systemctl --quiet disable {disabled}"] if disabled else []
     return [
         "mmdebstrap", "--variant=minbase", "--format=tar", f"--include={','.join(recipe.packages)}",
         "--aptopt=Apt::Install-Recommends \"false\"", "--aptopt=Acquire::Retries \"3\"",
         f"--essential-hook=tar-in {overlay} /",
         f"--customize-hook=chroot \"$1\" systemctl --quiet enable {units}",
         f"--customize-hook=chroot \"$1\" systemctl --quiet mask {masks}",
+        *sleep,
         "--customize-hook=chroot \"$1\" useradd --create-home --shell /bin/bash alice",
         recipe.suite, target, *recipe.sources,
     ]

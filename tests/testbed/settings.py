@@ -14,7 +14,7 @@ from pathlib import Path
 from testbed.show import Failure
 
 SUITES = ("bookworm", "trixie")
-PACKAGE_SETS = ("full", "minimal", "tools")
+PACKAGE_SETS = ("full", "minimal", "tools", "neighbours")
 ACCELERATORS = ("auto", "kvm", "tcg")
 MOST_GUESTS = 16
 _PLAIN = re.compile(r"[A-Za-z0-9/._+@-]+")

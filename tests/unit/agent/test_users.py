@@ -28,6 +28,7 @@ def test_a_right_user_needs_nothing():
 def test_a_missing_user_is_created_without_login():
     create, expire = _users.steps(RIGHT, "agent-b", "/srv/agents/b")
     assert create.argv[0] == "useradd" and create.argv[-1] == "agent-b" and _users.NOLOGIN in create.argv
+    assert "SYS_UID_MAX=799" in create.argv, "images of containers have the numbers from 999 downwards"
     assert expire.argv == ["usermod", "--expiredate", "1", "agent-b"]
 
 

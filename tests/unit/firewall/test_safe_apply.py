@@ -85,6 +85,16 @@ def test_without_a_timer_nothing_is_changed(directory):
     assert _safe_apply.waiting(directory) is None
 
 
+def test_under_systemd_the_unit_waits_by_itself(directory, tmp_path, monkeypatch):
+    """A transient unit that waits for a timer is read again at a daemon-reload, and then is another one (systemd 252)."""
+    monkeypatch.setattr(_safe_apply, "_SYSTEMD", str(tmp_path))
+    host = Host()
+    token = _safe_apply.arm(host, "nft", directory, 60)
+    (argv,) = host.timers
+    assert argv[0] == "systemd-run" and not [word for word in argv if word.startswith(("--on-", "--timer-"))]
+    assert argv[-4:] == (directory, token, "nft", "60")
+
+
 def test_a_change_is_confirmed_once_and_over_another_connection(directory):
     host = Host()
     change(host, directory)

@@ -11,7 +11,7 @@ import os
 import pytest
 
 from ansible_collections.cordon.agent_host.plugins.plugin_utils._catalogue import load_catalogue
-from testbed import overlay, recipe
+from testbed import overlay, recipe, settings
 
 PLAN = recipe.Recipe("bookworm", ("deb http://m.example/d bookworm main",), ("systemd",), "abc", "mke2fs")
 
@@ -39,6 +39,23 @@ def test_the_tools_image_has_every_package_of_the_catalogue():
     assert set(recipe.TOOLS) == {package for tool in load_catalogue().values() for package in tool["packages"]}
     assert set(recipe.packages("full")) < set(recipe.packages("tools"))
     assert len(recipe.packages("tools")) == len(set(recipe.packages("tools")))
+
+
+def test_neighbours_sleep_in_their_image_and_other_images_keep_their_names():
+    names = recipe.packages("neighbours")
+    assert set(recipe.packages("full")) < set(names)
+    with_them = dataclasses.replace(PLAN, packages=names)
+    units = recipe.asleep(with_them)
+    assert {"docker.service", "docker.socket", "ufw.service", "firewalld.service", "fail2ban.service"} <= set(units)
+    (disable,) = [word for word in recipe.mmdebstrap(with_them, "o.tar", "r.tar") if " disable " in word]
+    assert set(units) <= set(disable.split())
+    assert not recipe.asleep(PLAN)
+    assert not any(" disable " in word for word in recipe.mmdebstrap(PLAN, "o.tar", "r.tar"))
+
+
+@pytest.mark.parametrize("kind", settings.PACKAGE_SETS)
+def test_every_set_of_packages_can_be_had(kind):
+    assert set(recipe.BASE) <= set(recipe.packages(kind))
 
 
 def test_suite_target_and_sources_end_the_command():
