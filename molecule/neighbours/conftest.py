@@ -9,6 +9,7 @@ import json
 import os
 import re
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,22 @@ def ways(host: Any) -> Callable[[], dict[str, dict[str, str]]]:
         return {who: closed(outcomes) if who in ("stranger", "other network") else outcomes for who, outcomes in found.items()}
 
     return look
+
+
+@pytest.fixture
+def come_true(ways: Callable[[], dict[str, dict[str, str]]]) -> Callable[..., None]:
+    """come_true(EXPECTED, seconds=60): containers and bans take a moment. What is not expected is not compared."""
+
+    def wait(wanted: dict[str, dict[str, str]], seconds: float = 60) -> None:
+        end = time.monotonic() + seconds
+        while True:
+            seen = ways()
+            found = {who: {what: seen[who].get(what) or seen[who].get("error", "") for what in each} for who, each in wanted.items()}
+            if found == wanted or time.monotonic() > end:
+                break
+        assert found == wanted
+
+    return wait
 
 
 @pytest.fixture

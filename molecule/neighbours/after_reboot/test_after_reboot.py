@@ -19,11 +19,11 @@ def at(host: Any, unit: str, what: str) -> int:
 
 
 def test_everybody_reaches_what_they_may(
-    host: Any, ways: Callable[[], Any], expected: dict[str, Any], eventually: Callable[..., Any]
+    host: Any, come_true: Callable[..., None], expected: dict[str, Any], eventually: Callable[..., Any]
 ) -> None:
     assert float(host.check_output("cat /proc/uptime").split()[0]) < 600, "it did not reboot"
     eventually(lambda: host.service("cordon-agent@courier").is_running and host.service("docker").is_running, 180)
-    eventually(lambda: ways() == expected or None, 60)
+    come_true(expected)
 
 
 def test_our_table_stood_before_the_network_and_the_agent(host: Any) -> None:

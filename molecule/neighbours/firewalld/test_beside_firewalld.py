@@ -14,6 +14,14 @@ Ways = Callable[[], dict[str, dict[str, str]]]
 
 
 @pytest.fixture
+def expected(expected: dict[str, Any]) -> dict[str, Any]:
+    """Without what firewalld takes from others when it is loaded: it empties the tables of iptables, so that fail2ban's bans
+    there are gone, and of Docker's rules those for isolation do not come back (Docker 20.10). Neither has to do with us."""
+    del expected["stranger"]["banned by iptables"], expected["other network"]
+    return expected
+
+
+@pytest.fixture
 def put_back(host: Any) -> Generator[None]:
     host.check_output("nft list table inet firewalld > /root/firewalld")
     yield
@@ -27,8 +35,8 @@ def test_it_works_by_nftables_and_ufw_is_gone(host: Any) -> None:
     assert "inactive" in host.check_output("ufw status")
 
 
-def test_everybody_reaches_what_they_may(ways: Ways, expected: dict[str, Any], eventually: Callable[..., Any]) -> None:
-    eventually(lambda: ways() == expected or None, seconds=60)
+def test_everybody_reaches_what_they_may(come_true: Callable[..., None], expected: dict[str, Any]) -> None:
+    come_true(expected)
 
 
 def test_what_is_looked_at_shows_when_the_rules_are_gone(host: Any, put_back: None, ways: Ways) -> None:
@@ -42,21 +50,21 @@ def test_what_is_looked_at_shows_when_the_rules_are_gone(host: Any, put_back: No
     "firewall-cmd --reload", "systemctl restart firewalld docker fail2ban cordon-firewall",
 ])
 def test_each_may_start_again(
-    host: Any, ways: Ways, ours: Callable[[], str], expected: dict[str, Any], restart: str, eventually: Callable[..., Any]
+    host: Any, come_true: Callable[..., None], ours: Callable[[], str], expected: dict[str, Any], restart: str
 ) -> None:
     before = ours()
     host.check_output(restart)
-    eventually(lambda: ways() == expected or None, seconds=60)
+    come_true(expected)
     assert ours() == before
 
 
 def test_a_repetition_and_mended_drift_leave_theirs_as_it_was(
-    host: Any, rules: Callable[[], str], ours: Callable[[], str], apply: Callable[..., int], ways: Ways,
-    expected: dict[str, Any],
+    host: Any, rules: Callable[[], str], ours: Callable[[], str], apply: Callable[..., int],
+    come_true: Callable[..., None], expected: dict[str, Any],
 ) -> None:
     before, stood = rules(), ours()
     assert apply() == 0
     host.check_output("nft flush chain inet cordon output")
     assert apply() > 0
-    assert ways() == expected
+    come_true(expected)
     assert (rules(), ours()) == (before, stood)

@@ -61,12 +61,11 @@ def test_what_is_looked_at_shows_when_the_rules_are_gone(host: Any, put_back: No
     "systemctl restart docker fail2ban", "ufw reload && ufw disable && ufw --force enable", "systemctl restart cordon-firewall",
 ])
 def test_each_may_start_again(
-    host: Any, ways: Ways, ours: Callable[[], str], expected: dict[str, Any], restart: str, eventually: Callable[..., Any]
+    host: Any, come_true: Callable[..., None], ours: Callable[[], str], expected: dict[str, Any], restart: str
 ) -> None:
     before = ours()
     host.check_output(restart)
-    # Containers and bans take a moment; what never comes is shown by the last comparison.
-    eventually(lambda: ways() == expected or None, seconds=60)
+    come_true(expected)
     assert ours() == before
 
 
