@@ -64,7 +64,8 @@ def come_true(ways: Callable[[], dict[str, dict[str, str]]]) -> Callable[..., No
         end = time.monotonic() + seconds
         while True:
             seen = ways()
-            found = {who: {what: seen[who].get(what) or seen[who].get("error", "") for what in each} for who, each in wanted.items()}
+            found = {who: {what: seen[who].get(what) or seen[who].get("error", "") for what in each}
+                     for who, each in wanted.items()}
             if found == wanted or time.monotonic() > end:
                 break
         assert found == wanted
