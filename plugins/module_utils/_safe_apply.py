@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """PRIVATE to the collection. A change of the packet filter that undoes itself unless somebody can still come in.
 
-The table as it stands is written down, a timer is started that loads it again, and only then the new table is loaded.
+The table as it stands is written down, a process is started that will load it again, and only when that process has said
+that it waits the new table is loaded.
 Who confirms does so over another connection than the one that made the change: that one may live on although nobody
 else gets in any more. Until then nothing of the change is on disk, so a reboot undoes it too.
 
@@ -17,6 +18,8 @@ import json
 import os
 import re
 import secrets
+import shlex
+import time
 from typing import Dict, List, NamedTuple, Optional, Set, Tuple
 
 from . import _files, _nftables
@@ -24,14 +27,19 @@ from . import _files, _nftables
 ROLLED_BACK = "rolled-back.nft"  # what the timer loaded, for whoever wonders
 _PENDING = "pending.json"
 _CONFIRMED = "confirmed.nft"
-_TOKEN = re.compile(r"[0-9a-f]{16}\.nft")
+_TOKEN = re.compile(r"[0-9a-f]{16}\.(nft|sh|waits)")
 _SYSTEMD = "/run/systemd/system"
+PATIENCE = 60.0  # seconds until the process that will undo the change has said that it waits
 
-# $1 directory, $2 token, $3 nft, $4 seconds to wait first. The resolver puts its answers back after any load.
-_ROLL_BACK = f"""\
-sleep "$4"
-cd "$1" && mv "$2.nft" {ROLLED_BACK} 2>/dev/null || exit 0
-"$3" -f {ROLLED_BACK}
+
+def script(directory: str, token: str, nft: str, seconds: int) -> str:
+    """What undoes the change. The resolver puts its answers back after any load."""
+    return f"""\
+cd {shlex.quote(directory)} || exit 1
+rm {token}.sh && touch {token}.waits
+sleep {seconds}
+mv {token}.nft {ROLLED_BACK} 2>/dev/null || exit 0
+{shlex.quote(nft)} -f {ROLLED_BACK}
 systemctl try-reload-or-restart cordon-resolver.service 2>/dev/null
 """
 
@@ -94,7 +102,7 @@ def _token(directory: str, token: str) -> str:
 
 
 def arm(run: _nftables.Run, nft: str, directory: str, seconds: int) -> str:
-    """Write down what stands and start the timer that loads it again; the token of both.
+    """Write down what stands, and start what loads it again; the token of both.
 
     A change that waits already has what stood before it: that stays what is returned to.
     """
@@ -102,7 +110,12 @@ def arm(run: _nftables.Run, nft: str, directory: str, seconds: int) -> str:
     _prepare(directory, but=before)
     if before is None or not _claim(directory, before.token, f"{token}.nft"):
         _write(_token(directory, token), _way_back(run, nft))
-    _start_timer(run, (directory, token, nft), seconds)
+    _write(os.path.join(directory, f"{token}.sh"), script(directory, token, nft, seconds))
+    try:
+        _start(run, directory, token)
+    except _nftables.NftablesError:
+        os.unlink(_token(directory, token))
+        raise
     return token
 
 
@@ -119,22 +132,29 @@ def _way_back(run: _nftables.Run, nft: str) -> str:
     return _nftables.REPLACE
 
 
-def _start_timer(run: _nftables.Run, arguments: Tuple[str, str, str], seconds: int) -> None:
+def _start(run: _nftables.Run, directory: str, token: str) -> None:
+    """Start what undoes the change, and see it wait."""
+    path = os.path.join(directory, f"{token}.sh")
     if os.path.isdir(_SYSTEMD):
-        # A unit of its own outlives the session that Ansible runs in. It waits by itself: a transient unit that waits for a
-        # timer is read again at every daemon-reload, which sets its time back and puts "\\$1" where "$1" was (systemd 252).
-        unit = f"cordon-firewall-rollback-{arguments[1]}"
-        code, _out, err = run((
-            "systemd-run", "--quiet", "--collect", f"--unit={unit}",
-            # By default the whole script, line by line: at the next reload systemd would read each as a setting.
-            "--description=Undo the change of the agents' firewall unless it is confirmed",
-            "sh", "-c", _ROLL_BACK, "sh", *arguments, str(seconds)), None)
+        # A unit of its own outlives the session that Ansible runs in. It waits by itself, and nothing in its command line is
+        # special to systemd: a daemon-reload reads a transient unit again, at any moment until its program runs, with "\\$1"
+        # where "$1" was, and sets the time of a timer back (systemd 252, seen on a booted guest).
+        argv: Tuple[str, ...] = (
+            "systemd-run", "--quiet", "--collect", f"--unit=cordon-firewall-rollback-{token}",
+            "--description=Undo the change of the agents' firewall unless it is confirmed", "sh", path)
     else:
-        code, _out, err = run((
-            "sh", "-c", 'setsid sh -c "$0" sh "$@" </dev/null >/dev/null 2>&1 &', _ROLL_BACK, *arguments, str(seconds)), None)
+        argv = ("sh", "-c", 'setsid sh "$0" </dev/null >/dev/null 2>&1 &', path)
+    code, _out, err = run(argv, None)
     if code != 0:
-        os.unlink(_token(arguments[0], arguments[1]))
-        raise _nftables.NftablesError(f"cannot start the timer that would undo the change, nothing was changed: {err.strip()}")
+        raise _nftables.NftablesError(f"cannot start what would undo the change, nothing was changed: {err.strip()}")
+    end, sign = time.monotonic() + PATIENCE, os.path.join(directory, f"{token}.waits")
+    while not os.path.exists(sign):
+        if time.monotonic() > end:
+            raise _nftables.NftablesError(
+                f"what would undo the change does not wait after {PATIENCE:.0f} seconds, nothing was changed: "
+                f"see journalctl -u cordon-firewall-rollback-{token}")
+        time.sleep(0.05)
+    os.unlink(sign)
 
 
 def note(directory: str, pending: Pending) -> None:
@@ -203,7 +223,7 @@ def _prepare(directory: str, but: Optional[Pending]) -> None:
     with contextlib.suppress(FileExistsError):
         os.mkdir(directory, 0o700)
     for name in os.listdir(directory):
-        if _TOKEN.fullmatch(name) and (but is None or name != f"{but.token}.nft"):
+        if _TOKEN.fullmatch(name) and (but is None or name.partition(".")[0] != but.token):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(directory, name))
 

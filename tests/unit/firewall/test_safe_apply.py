@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from pathlib import Path
 
 import pytest
 
@@ -37,16 +39,19 @@ def test_what_sudo_says_counts_where_proc_ends(tmp_path):
 
 
 class Host:
-    """Answers like nft, systemd-run and sh; the timer never fires by itself."""
+    """Answers like nft, systemd-run and sh; what is started waits for ever, or does not even do that."""
 
-    def __init__(self, listed=LISTED, timer=0):
-        self.listed, self.timer, self.timers = listed, timer, []
+    def __init__(self, listed=LISTED, timer=0, waits=True):
+        self.listed, self.timer, self.waits, self.timers = listed, timer, waits, []
 
     def __call__(self, argv, _data):
         if argv[0] == "nft":
             missing = "list" in argv and not self.listed
             return (1, "", "Error: No such file or directory") if missing else (0, self.listed if "list" in argv else "", "")
         self.timers.append(argv)
+        if self.waits:
+            Path(argv[-1]).with_suffix(".waits").touch()
+            Path(argv[-1]).unlink()
         return self.timer, "", "no timers today"
 
 
@@ -85,14 +90,25 @@ def test_without_a_timer_nothing_is_changed(directory):
     assert _safe_apply.waiting(directory) is None
 
 
+def test_what_would_undo_the_change_must_wait_before_anything_is_changed(directory, monkeypatch):
+    """A unit that was garbled on its way ended at once, and the change that followed was never undone."""
+    monkeypatch.setattr(_safe_apply, "PATIENCE", 0.1)
+    with pytest.raises(_nftables.NftablesError, match="does not wait after 0 seconds, nothing was changed: see journalctl"):
+        _safe_apply.arm(Host(waits=False), "nft", directory, 60)
+    assert _safe_apply.waiting(directory) is None
+    assert not [name for name in os.listdir(directory) if name.endswith(".nft")]
+
+
 def test_under_systemd_the_unit_waits_by_itself(directory, tmp_path, monkeypatch):
-    """A transient unit that waits for a timer is read again at a daemon-reload, and then is another one (systemd 252)."""
+    """A transient unit is read again at a daemon-reload, and then is another one (systemd 252)."""
     monkeypatch.setattr(_safe_apply, "_SYSTEMD", str(tmp_path))
     host = Host()
     token = _safe_apply.arm(host, "nft", directory, 60)
     (argv,) = host.timers
     assert argv[0] == "systemd-run" and not [word for word in argv if word.startswith(("--on-", "--timer-"))]
-    assert argv[-4:] == (directory, token, "nft", "60")
+    assert argv[-2:] == ("sh", os.path.join(directory, f"{token}.sh"))
+    assert not [word for word in argv if re.search(r"[$%\\\"\n]", word)], "special to systemd"
+    assert f"sleep 60\nmv {token}.nft rolled-back.nft" in _safe_apply.script(directory, token, "nft", 60)
 
 
 def test_a_change_is_confirmed_once_and_over_another_connection(directory):
