@@ -1,0 +1,146 @@
+# Copyright: the cordon.agent_host authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The host that the vault modules meet in these tests, and how they are run on it.
+
+Real: the modules, gocryptfs, systemd-creds, age, FUSE, users, immutable flags. Not real: systemd, which does not run
+here; `systemctl` and `systemd-run` are programs of the tests that open and close the vault as the unit does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+CLONE_NEWNS = 0x00020000  # sched.h
+AGENTS = ("scout", "scribe")
+RUNNER = """
+import json, os, runpy, sys
+from ansible.utils.collection_loader._collection_finder import _AnsibleCollectionFinder
+from ansible.module_utils.testing import patch_module_args
+name, root = sys.argv[1:3]
+_AnsibleCollectionFinder(paths=[root])._install()
+with patch_module_args(json.load(sys.stdin)):
+    runpy.run_module("ansible_collections.cordon.agent_host.plugins.modules." + name, run_name="__main__", alter_sys=False)
+"""
+
+
+def seclude() -> Iterator[None]:
+    """Leave the machine's mount namespace; what is written under /etc, /var/lib, /srv and /run/cordon goes with it."""
+    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNS) != 0:
+        raise OSError(ctypes.get_errno(), "unshare")
+    sh("mount --make-rprivate /")
+    with tempfile.TemporaryDirectory(prefix="cordon-vault-tests-") as top:
+        sh(f"mount -t tmpfs cordon-vault-tests {top}")
+        for name in ("/etc", "/var/lib", "/run"):
+            layers = f"{top}{name.replace('/', '.')}"
+            sh(f"mkdir {layers}.upper {layers}.work")
+            sh(f"mount -t overlay -o lowerdir={name},upperdir={layers}.upper,workdir={layers}.work overlay {name}")
+        sh("mount -t tmpfs srv /srv")
+        for number, agent in enumerate(AGENTS):
+            sh(f"useradd --system --uid {61200 + number} --no-create-home --home-dir /srv/agents/{agent} agent-{agent}")
+        yield
+        for name in ("/srv", "/run", "/var/lib", "/etc"):
+            sh(f"umount --lazy {name}")
+        sh(f"umount --lazy {top}")
+
+
+def sh(script: str, data: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run a shell script; a failure shows what it said."""
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {script}"], input=data, capture_output=True, text=True)
+    assert not check or done.returncode == 0, f"{script}: {done.stdout}{done.stderr}"
+    return done
+
+
+class Failed(AssertionError):
+    """A module failed; the text is its message."""
+
+
+class Host:
+    """The two agents' homes, and the modules."""
+
+    def __init__(self, directory: Path, root: Path) -> None:
+        self.directory, self.root = directory, root
+        self.runner = directory / "runner.py"
+        self.runner.write_text(RUNNER)
+        self.environment = {**os.environ, "LANG": "C.UTF-8", "TMPDIR": str(directory)}
+
+    def clean(self) -> None:
+        """Take all vaults away."""
+        sh("for p in $(awk '$5 ~ /\\.vault|vault-admin|probe/ {print $5}' /proc/self/mountinfo); do umount --lazy $p; done")
+        sh("chattr -i /srv/agents/*/.vault; rm -rf /srv/agents /etc/cordon /var/lib/cordon /run/cordon", check=False)
+        for agent in AGENTS:
+            sh(f"install -d -m 0755 /srv/agents/{agent}")
+
+    @staticmethod
+    def agent(name: str = "scout", **more: Any) -> dict[str, Any]:
+        return {"name": name, "user": f"agent-{name}", "home": f"/srv/agents/{name}", **more}
+
+    def module(self, name: str, check: bool = False, wrap: Sequence[str] = (), **arguments: Any) -> dict[str, Any]:
+        """Run a module of the collection as root would on a host. Raise Failed with its message."""
+        argv = [*wrap, sys.executable, "-B", str(self.runner), name, str(self.root)]
+        data = json.dumps({**arguments, "_ansible_check_mode": check, "_ansible_diff": True})
+        done = subprocess.run(argv, input=data, capture_output=True, text=True, env=self.environment)
+        try:
+            result: dict[str, Any] = json.loads(done.stdout)
+        except ValueError:
+            raise AssertionError(f"{name} gave no result: {done.stdout}{done.stderr}") from None
+        if result.get("failed"):
+            raise Failed(result["msg"])
+        result.pop("invocation", None)
+        return result
+
+    def vault(self, *names: str, check: bool = False, unlock: str = "sealed", **arguments: Any) -> dict[str, Any]:
+        """Run gocryptfs_vault for these agents, `scout` if none is named."""
+        agents = [self.agent(name, unlock=unlock) for name in names or ("scout",)]
+        return self.module("gocryptfs_vault", check, agents=agents, **{"seal": "host", **arguments})
+
+    def secrets(self, values: Mapping[str, str], check: bool = False, name: str = "scout", **arguments: Any) -> dict[str, Any]:
+        """Run vault_secrets for one agent that has exactly these secrets."""
+        given: dict[str, Any] = {"declared": {name: sorted(values)}, "values": {name: dict(values)}}
+        return self.module("vault_secrets", check, **{**given, **arguments})
+
+    @staticmethod
+    def key(name: str = "scout", path: str = "") -> str:
+        return sh(f"systemd-creds decrypt --name=cordon-vault-{name} {path or f'/etc/cordon/vault/{name}.cred'} -").stdout
+
+    @contextlib.contextmanager
+    def opened(self, name: str = "scout", password: str | None = None, options: str = "") -> Iterator[Path]:
+        """The vault as its session has it: mounted at the agent's ~/.vault, read-write, the files the agent's."""
+        line = self.key(name) if password is None else password
+        point = f"/srv/agents/{name}/.vault"
+        owner = sh(f"echo $(id -u agent-{name}):$(id -g agent-{name})").stdout.strip()
+        sh(
+            f"gocryptfs -q -nosyslog -sharedstorage -allow_other -force_owner {owner} -ko noexec,nosuid,nodev {options} "
+            f"-fsname cordon-vault-{name} -- /var/lib/cordon/vault/{name} {point} >/dev/null 2>&1",
+            f"{line}\n",
+        )
+        try:
+            yield Path(point)
+        finally:
+            sh(f"umount {point} || umount --lazy {point}")
+
+    def read(self, name: str = "scout", password: str | None = None) -> dict[str, str]:
+        """All files of a vault, as its agent reads them."""
+        with self.opened(name, password) as point:
+            return {path.name: path.read_text() for path in sorted(point.iterdir()) if path.is_file()}
+
+    def as_agent(self, script: str, name: str = "scout", check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a shell script as the agent's user."""
+        argv = ["setpriv", f"--reuid=agent-{name}", f"--regid=agent-{name}", "--clear-groups", "--no-new-privs"]
+        done = subprocess.run([*argv, "bash", "-c", script], capture_output=True, text=True)
+        assert not check or done.returncode == 0, f"{script}: {done.stdout}{done.stderr}"
+        return done
+
+    @staticmethod
+    def rotations() -> list[dict[str, Any]]:
+        path = Path("/var/lib/cordon/rotations.jsonl")
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
