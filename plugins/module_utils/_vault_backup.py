@@ -164,7 +164,7 @@ class Unpacked:
                 cipher = _gocryptfs.cipher(_gocryptfs.parse_config(stream.read()))
         except (OSError, ValueError) as problem:
             raise _vault.VaultError(f"{self._archive}: gocryptfs.conf of {self._place.name} is damaged: {problem}") from problem
-        refused = []
+        refused: List[str] = []
         for key in self._keys(password, master, refused):
             argv = _gocryptfs.fsck_argv(self.cipher, cipher if key.origin == "master" else "")
             rc, out, err = self._run(argv, data=f"{key.line}\n")
@@ -190,7 +190,7 @@ class Unpacked:
         found += [Key("password", password)] if password is not None else []
         return found + ([Key("master", master)] if master is not None else [])
 
-    def put_back(self, keys: Keys, key: Key) -> str:
+    def put_back(self, keys: Keys, key: Key, password: Optional[str] = None) -> str:
         """Put it in the place of the vault in use, which goes to the backups. Return where that is, or ''.
 
         Its sealed key lies beside the one in use before the vaults change places: see _vault_keys.
@@ -212,20 +212,17 @@ class Unpacked:
             kept = finish(place)
         else:
             rename(self.cipher, place.cipher)
-        self._open_by(keys, key)
+        self._open_by(keys, key, password)
         self._others()
         return kept
 
-    def _open_by(self, keys: Keys, key: Key) -> None:
+    def _open_by(self, keys: Keys, key: Key, password: Optional[str]) -> None:
         """Let the restored vault be opened by what it came with, or by a new key where only the master key opens it."""
+        if key.origin in ("master", "password"):
+            for path in (self._place.key, self._place.next_key):
+                remove(path)
         if key.origin == "master":
-            for path in (self._place.key, self._place.next_key):
-                remove(path)
-            keys.adopt(key.line, None)
-        elif key.origin == "password":
-            for path in (self._place.key, self._place.next_key):
-                remove(path)
-            keys.settle()
+            keys.adopt(key.line, password if self._place.unlock == "operator" else None)
         else:
             keys.settle()
 

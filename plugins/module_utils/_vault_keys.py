@@ -26,7 +26,7 @@ from typing import Any, List, NamedTuple, Optional, Set, Tuple
 
 from . import _gocryptfs, _vault
 from ._vault_disk import private_directory, read, remove, rename, write
-from ._vault_open import ROOM, Key, Run, candidates, mounted, not_opened
+from ._vault_open import IDLE, ROOM, Key, Run, candidates, mounted, not_opened
 
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _AT_FDCWD = -100  # fcntl.h
@@ -114,6 +114,7 @@ class Keys:
 
     def keep_copy(self) -> None:
         """Keep a copy of gocryptfs.conf: it is encrypted, and a damaged byte of the only one would lose the vault."""
+        private_directory(_vault.KEYS)
         write(self._place.copy, read(self._config))
 
     def _log_n(self) -> int:
@@ -230,8 +231,8 @@ class Keys:
         name = self._place.name
         points = [f"{ROOM}/{name}.old", f"{ROOM}/{name}.new"]
         argvs = [
-            _gocryptfs.mount_argv(self._place.cipher, points[0], f"{self._place.source}-old", True, "0", shared=False),
-            _gocryptfs.mount_argv(self._place.staging, points[1], f"{self._place.source}-new", False, "0", shared=False),
+            _gocryptfs.mount_argv(self._place.cipher, points[0], f"{self._place.source}-old", True, IDLE, shared=False),
+            _gocryptfs.mount_argv(self._place.staging, points[1], f"{self._place.source}-new", False, IDLE, shared=False),
         ]
         with mounted(self._run, argvs[0], points[0], f"{self._place.source}-old", old_line), \
                 mounted(self._run, argvs[1], points[1], f"{self._place.source}-new", new_line):
@@ -249,7 +250,7 @@ class Keys:
         with open(self._config, encoding="utf-8") as stream:
             cipher = _gocryptfs.cipher(_gocryptfs.parse_config(stream.read()))
         point, source = f"{ROOM}/{self._place.name}", f"{self._place.source}-master"
-        argv = _gocryptfs.mount_argv(self._place.cipher, point, source, True, "0", master=cipher)
+        argv = _gocryptfs.mount_argv(self._place.cipher, point, source, True, IDLE, master=cipher)
         stored = {name for name in os.listdir(self._place.cipher) if not name.endswith(".name")} - _gocryptfs.OWN_FILES
         with mounted(self._run, argv, point, source, master) as top:
             seen = len(os.listdir(top))
