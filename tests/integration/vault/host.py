@@ -32,6 +32,31 @@ with patch_module_args(json.load(sys.stdin)):
     runpy.run_module("ansible_collections.cordon.agent_host.plugins.modules." + name, run_name="__main__", alter_sys=False)
 """
 
+# What the units of a vault and of its agent do, without systemd. $STATE has a file for each unit that runs.
+SYSTEMD = r"""#!/bin/bash
+echo "${0##*/} $*" >> "$STATE/calls"
+open() {
+  systemd-creds decrypt --name=cordon-vault-scout /etc/cordon/vault/scout.cred - |
+    gocryptfs -q -nosyslog -sharedstorage -ro -allow_other -fsname cordon-vault-scout -- \
+      /var/lib/cordon/vault/scout /srv/agents/scout/.vault > /dev/null 2>&1
+}
+show() {
+  for unit; do
+    [ -e "$STATE/$unit" ] && active=active || active=inactive
+    printf 'Id=%s\nActiveState=%s\nUnitFileState=enabled\nNeedDaemonReload=no\n\n' "$unit" "$active"
+  done
+}
+case "${0##*/} $*" in
+  "systemd-run "*cordon-vault-hold-scout.service*BindsTo=cordon-vault@scout.service*) open ;;
+  "systemctl "*" list-units "*) cd "$STATE" && for unit in cordon-*; do [ ! -e "$unit" ] || echo "$unit loaded active running"; done ;;
+  "systemctl "*" list-unit-files "*) ;;
+  "systemctl "*" show "*) while [ "$1" != -- ]; do shift; done; shift; show "$@" ;;
+  "systemctl "*" stop -- cordon-vault@scout.service") umount /srv/agents/scout/.vault && rm -f "$STATE"/cordon-* ;;
+  "systemctl start cordon-agent@scout.service") open && touch "$STATE/cordon-agent@scout.service" ;;
+  *) echo "not expected: $0 $*" >&2; exit 1 ;;
+esac
+"""
+
 
 def seclude() -> Iterator[None]:
     """Leave the machine's mount namespace; what is written under /etc, /var/lib, /srv and /run/cordon goes with it."""
@@ -76,7 +101,7 @@ class Host:
     def clean(self) -> None:
         """Take all vaults away."""
         sh("for p in $(awk '$5 ~ /\\.vault|vault-admin|probe/ {print $5}' /proc/self/mountinfo); do umount --lazy $p; done")
-        sh("chattr -i /srv/agents/*/.vault; rm -rf /srv/agents /etc/cordon /var/lib/cordon /run/cordon", check=False)
+        sh("rmdir /run/systemd/system; chattr -i /srv/agents/*/.vault; rm -rf /srv/agents /etc/cordon /var/lib/cordon /run/cordon", check=False)
         for agent in AGENTS:
             sh(f"install -d -m 0755 /srv/agents/{agent}")
 
@@ -98,9 +123,11 @@ class Host:
         result.pop("invocation", None)
         return result
 
-    def vault(self, *names: str, check: bool = False, unlock: str = "sealed", **arguments: Any) -> dict[str, Any]:
+    def vault(
+        self, *names: str, check: bool = False, unlock: str = "sealed", writable: bool = False, **arguments: Any
+    ) -> dict[str, Any]:
         """Run gocryptfs_vault for these agents, `scout` if none is named."""
-        agents = [self.agent(name, unlock=unlock) for name in names or ("scout",)]
+        agents = [self.agent(name, unlock=unlock, writable=writable) for name in names or ("scout",)]
         return self.module("gocryptfs_vault", check, agents=agents, **{"seal": "host", **arguments})
 
     def secrets(self, values: Mapping[str, str], check: bool = False, name: str = "scout", **arguments: Any) -> dict[str, Any]:
@@ -120,7 +147,8 @@ class Host:
         owner = sh(f"echo $(id -u agent-{name}):$(id -g agent-{name})").stdout.strip()
         sh(
             f"gocryptfs -q -nosyslog -sharedstorage -allow_other -force_owner {owner} -ko noexec,nosuid,nodev {options} "
-            f"-fsname cordon-vault-{name} -- /var/lib/cordon/vault/{name} {point} >/dev/null 2>&1",
+            f"-fsname cordon-vault-{name} -- /var/lib/cordon/vault/{name} {point} >{self.directory}/log 2>&1 "
+            f"|| {{ cat {self.directory}/log; exit 1; }}",
             f"{line}\n",
         )
         try:
@@ -132,6 +160,38 @@ class Host:
         """All files of a vault, as its agent reads them."""
         with self.opened(name, password) as point:
             return {path.name: path.read_text() for path in sorted(point.iterdir()) if path.is_file()}
+
+    def fake_systemd(self) -> Path:
+        """Put stand-ins for systemctl and systemd-run first in PATH. Return the directory with a file for each unit that runs."""
+        programs, state = self.directory / "programs", self.directory / "units"
+        programs.mkdir()
+        state.mkdir()
+        for name in ("systemctl", "systemd-run"):
+            (programs / name).write_text(SYSTEMD)
+            (programs / name).chmod(0o755)
+        os.makedirs("/run/systemd/system", exist_ok=True)
+        self.environment.update(PATH=f"{programs}:{os.environ['PATH']}", STATE=str(state))
+        return state
+
+    def playbook(self, name: str, check: bool = False, **variables: Any) -> subprocess.CompletedProcess[str]:
+        """Run a playbook of the collection on this host. The caller judges its exit status."""
+        given = {
+            "ansible_connection": "local", "ansible_python_interpreter": sys.executable, "ansible_become": False,
+            "agent_host_agents": [
+                {"name": "scout", "command": ["/bin/true"], "secrets": [{"name": "token"}, {"name": "other"}]},
+                {"name": "scribe", "command": ["/bin/true"]},
+            ],
+            **variables,
+        }  # fmt: skip
+        path = self.directory / "variables.json"
+        path.write_text(json.dumps(given))
+        argv = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "agenthost,", "-e", f"@{path}"]
+        argv += ["--check"] if check else []
+        return subprocess.run(
+            [*argv, f"cordon.agent_host.{name}"], capture_output=True, text=True,
+            env={**self.environment, "ANSIBLE_COLLECTIONS_PATH": str(self.root), "ANSIBLE_HOME": str(self.directory / "home"),
+                 "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PIPELINING": "1"},
+        )  # fmt: skip
 
     def as_agent(self, script: str, name: str = "scout", check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a shell script as the agent's user."""
