@@ -32,12 +32,16 @@ class VaultError(Exception):
 
 
 class Place(NamedTuple):
-    """The paths and names of one agent's vault; unlock: sealed (a key on the host opens it) or operator (a password)."""
+    """The paths and names of one agent's vault.
+
+    unlock: sealed (a key on the host opens it) or operator (a password); writable: whether the agent may write to it.
+    """
 
     name: str
     user: str = ""
     home: str = ""
     unlock: str = "sealed"
+    writable: bool = False
 
     @property
     def cipher(self) -> str:
@@ -139,7 +143,7 @@ CREATE = "create the vault"
 SETTLE = "finish what was interrupted, and keep a copy of gocryptfs.conf"
 TO_PASSWORD = "put the vault under the operator's password"
 TO_SEALED = "put the vault under a sealed key"
-CLOSE_OFF = "give the vault and its key to root alone"
+CLOSE_OFF = "give the vault and its key to their owners alone"
 UNMOUNT_STALE = "unmount the dead mount"
 MAKE_POINT = "make the mount point"
 FIX_POINT = "make the mount point immutable"
@@ -263,6 +267,8 @@ def unusable_password(password: str) -> Optional[str]:
     """Why a password cannot be one; gocryptfs reads one line."""
     if not password:
         return "it is empty"
+    if len(password.encode()) > 2000:
+        return "it is longer than 2000 bytes, and gocryptfs takes no more than 2048"
     if any(character in password for character in "\r\n\0"):
         return "it has a line break or a null byte in it, and gocryptfs reads one line"
     return None

@@ -15,7 +15,7 @@ from typing import List, Optional, Tuple
 from . import _gocryptfs, _vault
 from ._vault_disk import private_directory, read, remove, rename, write
 from ._vault_host import set_immutable
-from ._vault_keys import Keys, exchange, sync_directory
+from ._vault_keys import Keys, exchange, owner, sync_directory
 from ._vault_open import Key, Run, unseal
 
 PUT_AWAY = "move the vault and its key to the backups"
@@ -203,7 +203,7 @@ class Unpacked:
             prepare(place)
         if key.origin not in ("password", "master"):
             write(place.next_key, read(key.origin))
-        os.chown(self.cipher, 0, 0)
+        os.chown(self.cipher, *owner(place))
         os.chmod(self.cipher, 0o700)
         must(self._run, ["sync", "--file-system", self.cipher])
         if there:

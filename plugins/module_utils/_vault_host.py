@@ -16,7 +16,7 @@ from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
 from . import _files, _gocryptfs, _vault
 from ._mountinfo import at
-from ._vault_keys import Keys
+from ._vault_keys import Keys, owner
 from ._vault_open import Run
 
 # linux/fs.h: _IOR('f', 1, long) and _IOW('f', 2, long). The kernel moves an int in spite of the declared long.
@@ -117,18 +117,19 @@ def size(place: _vault.Place) -> int:
     return found
 
 
-def _modes(place: _vault.Place) -> Iterator[Tuple[str, int]]:
-    yield place.cipher, 0o700
+def _modes(place: _vault.Place) -> Iterator[Tuple[str, Tuple[int, int, int]]]:
+    """Owner, group and mode of what must be let to nobody else."""
+    yield place.cipher, (*owner(place), 0o700)
     for path in (place.key, place.next_key, place.copy):
-        yield path, 0o600
+        yield path, (0, 0, 0o600)
 
 
 def _loose(place: _vault.Place) -> List[str]:
     found = []
-    for path, mode in _modes(place):
+    for path, wanted in _modes(place):
         if os.path.lexists(path):
             seen = os.lstat(path)
-            if (seen.st_uid, seen.st_gid, stat.S_IMODE(seen.st_mode)) != (0, 0, mode):
+            if (seen.st_uid, seen.st_gid, stat.S_IMODE(seen.st_mode)) != wanted:
                 found.append(path)
     return found
 
@@ -196,9 +197,9 @@ class Worker:
         acts[step]()
 
     def _close_off(self) -> None:
-        for path, mode in _modes(self._place):
+        for path, (uid, gid, mode) in _modes(self._place):
             if os.path.lexists(path):
-                os.chown(path, 0, 0, follow_symlinks=False)
+                os.chown(path, uid, gid, follow_symlinks=False)
                 os.chmod(path, mode)
 
     def _unmount(self) -> None:

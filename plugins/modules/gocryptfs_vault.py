@@ -11,9 +11,10 @@ version_added: 0.1.0
 description:
   - Makes the gocryptfs vault, what opens it, and its mount point for all agents in one call, and mends what
     is not as it must be. Opens and closes vaults, changes their keys, and takes them away.
-  - The encrypted directory is C(/var/lib/cordon/vault/NAME), root's alone. The sealed key is C(/etc/cordon/vault/NAME.cred),
-    and beside it lies a copy of C(gocryptfs.conf), because one damaged byte of the only one would lose the vault.
-    The mount point is C(.vault) in the agent's home. The files of an open vault belong to the agent.
+  - The encrypted directory is C(/var/lib/cordon/vault/NAME), which nobody but root reaches. The sealed key is
+    C(/etc/cordon/vault/NAME.cred), and beside it lies a copy of C(gocryptfs.conf), because one damaged byte of the
+    only one would lose the vault. The mount point is C(.vault) in the agent's home. The files of an open vault
+    belong to the agent.
   - A sealed key is 32 random bytes, made on the host. Keys and passwords pass through pipes, never through a
     file, an argument or an environment variable.
   - The mount point is empty and immutable, so that nothing is written to it in the clear while the vault is
@@ -60,6 +61,12 @@ options:
         type: str
         choices: [sealed, operator]
         default: sealed
+      writable:
+        description:
+          - Whether the agent may write to its vault. It then owns the encrypted directory, which it can reach through the open
+            vault only. Otherwise root owns it.
+        type: bool
+        default: false
   state:
     description:
       - V(present) makes and mends the vaults, and opens none.
@@ -274,6 +281,7 @@ ENTRY = {
     "user": {"type": "str", "required": True},
     "home": {"type": "path", "required": True},
     "unlock": {"type": "str", "choices": ["sealed", "operator"], "default": "sealed"},
+    "writable": {"type": "bool", "default": False},
 }
 ARGUMENTS = {
     "agents": {"type": "list", "elements": "dict", "required": True, "options": ENTRY},
@@ -497,7 +505,8 @@ class Job:
             return
         self.extra["escrow"] = {}
         for place in self.places:
-            if not self._exists(place):
+            if not self._exists(place):  # in check mode it would have been made by now
+                self._make_escrow(place, recipients)
                 continue
             if _vault_escrow.outdated(place, recipients):
                 self._make_escrow(place, recipients)

@@ -230,8 +230,8 @@ class Job:
         if locked and self._module.params["locked"] == "fail":
             raise _vault.VaultError(
                 f"nothing was written. Locked: {', '.join(locked)}: an operator's password opens the vault, and none "
-                f"was given. Give passwords (in a play vault_passwords), or say that such a vault be left as it is (locked: leave, "
-                f"in a play vault_locked: leave). If its key should be sealed on this host, /etc/cordon/vault/NAME.cred is missing"
+                f"was given. Give passwords (in a play vault_passwords), or say that such a vault be left as it is (locked: "
+                f"leave, in a play vault_locked: leave). Where a sealed key should open it: /etc/cordon/vault/NAME.cred is lost"
             )
         self.unchecked = locked
         run = _runner(self._module)

@@ -48,7 +48,7 @@ show() {
 }
 case "${0##*/} $*" in
   "systemd-run "*cordon-vault-hold-scout.service*BindsTo=cordon-vault@scout.service*) open ;;
-  "systemctl "*" list-units "*) cd "$STATE" && for unit in cordon-*; do [ ! -e "$unit" ] || echo "$unit loaded active running"; done ;;
+  "systemctl "*" list-units "*) cd "$STATE" && for unit in cordon-*; do [ ! -e "$unit" ] || echo "$unit loaded active"; done ;;
   "systemctl "*" list-unit-files "*) ;;
   "systemctl "*" show "*) while [ "$1" != -- ]; do shift; done; shift; show "$@" ;;
   "systemctl "*" stop -- cordon-vault@scout.service") umount /srv/agents/scout/.vault && rm -f "$STATE"/cordon-* ;;
@@ -101,7 +101,8 @@ class Host:
     def clean(self) -> None:
         """Take all vaults away."""
         sh("for p in $(awk '$5 ~ /\\.vault|vault-admin|probe/ {print $5}' /proc/self/mountinfo); do umount --lazy $p; done")
-        sh("rmdir /run/systemd/system; chattr -i /srv/agents/*/.vault; rm -rf /srv/agents /etc/cordon /var/lib/cordon /run/cordon", check=False)
+        sh("rmdir /run/systemd/system; chattr -i /srv/agents/*/.vault", check=False)
+        sh("rm -rf /srv/agents /etc/cordon /var/lib/cordon /run/cordon")
         for agent in AGENTS:
             sh(f"install -d -m 0755 /srv/agents/{agent}")
 

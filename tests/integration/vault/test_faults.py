@@ -79,7 +79,7 @@ def test_a_dead_mount_is_removed(filled: Host) -> None:
         # As after kill -9: the mount answers "Transport endpoint is not connected".
         pid = sh("pgrep -f 'fsname cordon-vault-scout --' | tail -1").stdout.strip()
         os.kill(int(pid), 9)
-        with pytest.raises(OSError, match="Transport endpoint is not connected"):
+        with pytest.raises(OSError, match=r"Transport endpoint is not connected"):
             (point / "token").read_text()
         assert host.vault(check=True)["steps"] == ["scout: unmount the dead mount"]
         assert host.vault()["steps"] == ["scout: unmount the dead mount"]
@@ -105,7 +105,8 @@ def test_something_else_is_mounted_at_the_mount_point(filled: Host) -> None:
 @pytest.mark.parametrize(
     ("what", "byte"),
     [
-        ('"EncryptedKey": "', b"~"), ('"Salt": "', b"~"), ('"N": ', b"9"), ('"FeatureFlags"', b"X"), ("{", b"("), ("GCMIV128", b"g"),
+        ('"EncryptedKey": "', b"~"), ('"Salt": "', b"~"), ('"N": ', b"9"), ('"FeatureFlags"', b"X"), ("{", b"("),
+        ("GCMIV128", b"g"),
     ],
 )  # fmt: skip
 def test_one_damaged_byte_of_the_config(filled: Host, what: str, byte: bytes) -> None:
@@ -120,7 +121,7 @@ def test_one_damaged_byte_of_the_config(filled: Host, what: str, byte: bytes) ->
     said = refused(host, "gocryptfs.conf")
     remedy = f"cp /etc/cordon/vault/scout.conf {CONF}"
     assert remedy in said
-    with pytest.raises(Failed, match="nothing was written|gocryptfs"):
+    with pytest.raises(Failed, match=r"nothing was written|gocryptfs"):
         host.secrets({"token": "another"})
     sh(remedy)
     host.vault()

@@ -84,12 +84,12 @@ def test_a_locked_vault_is_an_error_unless_it_shall_be_left(host: Host) -> None:
     host.vault(unlock="operator", passwords={"scout": password}, scrypt_log_n=10)
     host.secrets({"a": "1"}, passwords={"scout": password})
     for check in (True, False):
-        with pytest.raises(Failed, match="nothing was written. Locked: scout.*vault_passwords.*vault_locked: leave"):
+        with pytest.raises(Failed, match=r"nothing was written. Locked: scout.*vault_passwords.*vault_locked: leave"):
             host.secrets({"a": "2"}, check=check)
     done = host.secrets({"a": "2"}, locked="leave")
     assert (done["changed"], done["unchecked"]) == (False, ["scout"])
     assert "locked, no password given" in str(done["warnings"])
-    with pytest.raises(Failed, match="none of password opens it. A wrong password"):
+    with pytest.raises(Failed, match=r"none of password opens it. A wrong password"):
         host.secrets({"a": "2"}, passwords={"scout": "a guess"})
     assert host.read(password=password) == {"a": "1"}
     host.secrets({"a": "2"}, passwords={"scout": password})
@@ -188,7 +188,7 @@ def test_a_vault_that_cannot_be_written_is_an_error_and_not_plaintext_beside_it(
     host.secrets({"token": "first"})
     conf = Path("/etc/cordon/vault/scout.cred")
     conf.write_text(sh("echo not-the-key | systemd-creds encrypt --name=cordon-vault-scout - -").stdout)
-    with pytest.raises(Failed, match="none of /etc/cordon/vault/scout.cred opens it"):
+    with pytest.raises(Failed, match=r"none of /etc/cordon/vault/scout.cred opens it"):
         host.secrets({"token": CANARY})
     assert sh(f"grep -rla {CANARY} /var/lib/cordon /etc/cordon /run/cordon /srv", check=False).stdout == ""
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable
@@ -104,7 +103,7 @@ def test_a_new_sealed_key_opens_what_the_old_one_opened_and_the_old_one_nothing(
     done = host.vault(renew="password", by="ann", reason="yearly")
     assert host.key() != old
     assert master(host.key()) == escrowed, "the master key changed with the password"
-    with pytest.raises(AssertionError, match="Password incorrect"):
+    with pytest.raises(AssertionError, match=r"Password incorrect"):
         host.read(password=old)
     assert host.read() == SECRETS
     assert [(entry["what"], entry["act"], entry["by"], entry["reason"]) for entry in done["rotations"]] == [
@@ -136,7 +135,7 @@ def test_an_operators_password_is_changed_once(host: Host) -> None:
 
     four_ways(change)
     assert host.read(password=NEW) == {}
-    with pytest.raises(AssertionError, match="Password incorrect"):
+    with pytest.raises(AssertionError, match=r"Password incorrect"):
         host.read(password=OLD)
 
 
@@ -145,7 +144,7 @@ def test_a_wrong_password_changes_nothing(host: Host, renew: str) -> None:
     host.vault(unlock="operator", passwords={"scout": OLD}, **QUICK)
     before = state_of_disk()
     for check in (True, False):
-        with pytest.raises(Failed, match="none of password opens it. A wrong password: give the right one"):
+        with pytest.raises(Failed, match=r"none of password opens it. A wrong password: give the right one"):
             host.vault(
                 check=check, unlock="operator", renew=renew, passwords={"scout": "a guess"}, new_passwords={"scout": NEW}
             )
@@ -155,12 +154,12 @@ def test_a_wrong_password_changes_nothing(host: Host, renew: str) -> None:
 def test_a_vault_goes_from_sealed_to_operator_and_back(host: Host) -> None:
     host.vault()
     host.secrets(SECRETS)
-    with pytest.raises(Failed, match="a sealed key opens it, .*passwords.scout"):
+    with pytest.raises(Failed, match=r"a sealed key opens it, .*passwords.scout"):
         host.vault(unlock="operator")
     four_ways(lambda check: host.vault(check=check, unlock="operator", passwords={"scout": OLD}, **QUICK))
     assert not (KEYS / "scout.cred").exists()
     assert host.read(password=OLD) == SECRETS
-    with pytest.raises(Failed, match="scout.cred is missing"):
+    with pytest.raises(Failed, match=r"scout.cred is missing"):
         host.vault()
     four_ways(lambda check: host.vault(check=check, passwords={"scout": OLD}))
     assert host.read() == SECRETS
@@ -168,7 +167,7 @@ def test_a_vault_goes_from_sealed_to_operator_and_back(host: Host) -> None:
 
 def test_an_operators_vault_is_kept_in_order_without_its_password(host: Host) -> None:
     """A run that nobody attends mends what needs no password; what needs it is an error, and says what."""
-    with pytest.raises(Failed, match="its password is needed, because it is to be made: give passwords.scout"):
+    with pytest.raises(Failed, match=r"its password is needed, because it is to be made: give passwords.scout"):
         host.vault(unlock="operator")
     host.vault(unlock="operator", passwords={"scout": OLD}, **QUICK)
     assert not host.vault(unlock="operator")["changed"]
@@ -266,13 +265,13 @@ def test_the_escrow_follows_the_master_key_and_the_recipients(host: Host, identi
     sh(f"age-keygen -o {tmp_path}/other")
     other = re.findall(r"age1\w+", (tmp_path / "other").read_text())[0]
     third = four_ways(lambda check: host.vault(check=check, escrow_recipients=[other]))
-    with pytest.raises(AssertionError, match="no identity matched"):
+    with pytest.raises(AssertionError, match=r"no identity matched"):
         decrypted(third["escrow"]["scout"], private)
 
 
 def test_the_escrow_of_an_operators_vault_needs_its_password(host: Host, identity: tuple[str, Path]) -> None:
     host.vault(unlock="operator", passwords={"scout": OLD}, **QUICK)
-    with pytest.raises(Failed, match="locked. An operator's password opens it, and none was given"):
+    with pytest.raises(Failed, match=r"locked. An operator's password opens it, and none was given"):
         host.vault(unlock="operator", escrow_recipients=[identity[0]])
     done = host.vault(unlock="operator", escrow_recipients=[identity[0]], passwords={"scout": OLD}, **QUICK)
     assert decrypted(done["escrow"]["scout"], identity[1]).strip() == master(OLD)
@@ -283,10 +282,10 @@ def test_a_vault_whose_key_is_lost_comes_back_by_its_escrow(host: Host, identity
     done = host.vault(escrow_recipients=[identity[0]])
     host.secrets(SECRETS)
     os.unlink(KEYS / "scout.cred")
-    with pytest.raises(Failed, match="restore the sealed key .*docs/vault.md, Escrow"):
+    with pytest.raises(Failed, match=r"restore the sealed key .*docs/vault.md, Escrow"):
         host.vault()
     # gocryptfs itself takes any master key, and the vault would be lost.
-    with pytest.raises(Failed, match="the master key given is not its own: 0 of 1 names decrypt"):
+    with pytest.raises(Failed, match=r"the master key given is not its own: 0 of 1 names decrypt"):
         host.vault(master_keys={"scout": "0" * 64})
     before = state_of_disk()
     assert host.vault(master_keys={"scout": decrypted(done["escrow"]["scout"], identity[1])}, check=True)["changed"]
@@ -315,10 +314,12 @@ def test_absent_moves_the_vault_and_all_that_opens_it_to_the_backups(host: Host,
     done = four_ways(lambda check: host.vault(state="absent", confirm=["scout"], check=check))
     kept = Path(done["backups"]["scout"])
     assert kept.parent == Path("/var/lib/cordon/vault-backup") and kept.parent.stat().st_mode & 0o777 == 0o700
-    assert {path.name for path in kept.iterdir()} == {"vault", *(f"scout.{end}" for end in ("cred", "conf", "names", "age", "json"))}
+    ends = ("cred", "conf", "names", "age", "json")
+    assert {path.name for path in kept.iterdir()} == {"vault", *(f"scout.{end}" for end in ends)}
     assert not any(path.name.startswith("scout") for path in KEYS.iterdir())
     assert not Path("/srv/agents/scout/.vault").exists()
-    assert master(host.key(path=f"{kept}/scout.cred"), kept / "vault") == decrypted((kept / "scout.age").read_text(), identity[1]).strip()
+    escrowed = decrypted((kept / "scout.age").read_text(), identity[1]).strip()
+    assert master(host.key(path=f"{kept}/scout.cred"), kept / "vault") == escrowed
 
 
 def test_absent_without_a_backup_leaves_nothing(host: Host, identity: tuple[str, Path]) -> None:
@@ -330,7 +331,7 @@ def test_absent_without_a_backup_leaves_nothing(host: Host, identity: tuple[str,
 
 def test_an_open_vault_is_not_taken_away(host: Host) -> None:
     host.vault()
-    with host.opened(), pytest.raises(Failed, match="is mounted: close the vault first"):
+    with host.opened(), pytest.raises(Failed, match=r"is mounted: close the vault first"):
         host.vault(state="absent", confirm=["scout"])
 
 
@@ -368,5 +369,5 @@ def test_a_session_keeps_its_vault_unless_asked(host: Host, systemd: Path) -> No
 
 
 def test_without_systemd_nothing_is_opened_behind_its_back(host: Host) -> None:
-    with pytest.raises(Failed, match="systemd does not run this host"):
+    with pytest.raises(Failed, match=r"systemd does not run this host"):
         host.vault(state="mounted")
