@@ -195,23 +195,25 @@ class Unpacked:
 
         Its sealed key lies beside the one in use before the vaults change places: see _vault_keys.
         """
-        place, kept = self._place, ""
+        place = self._place
         private_directory(_vault.CIPHERS)
         private_directory(_vault.KEYS)
-        there = os.path.lexists(place.cipher)
-        if there:
-            prepare(place)
+        prepare(place)
         if key.origin not in ("password", "master"):
             write(place.next_key, read(key.origin))
         os.chown(self.cipher, *owner(place))
         os.chmod(self.cipher, 0o700)
         must(self._run, ["sync", "--file-system", self.cipher])
-        if there:
+        if os.path.lexists(place.cipher):
             exchange(self.cipher, place.cipher)
             rename(self.cipher, f"{_partial(place)}/vault")
-            kept = finish(place)
         else:
             rename(self.cipher, place.cipher)
+        kept = ""
+        if os.listdir(_partial(place)):
+            kept = finish(place)
+        else:
+            os.rmdir(_partial(place))
         self._open_by(keys, key, password)
         self._others()
         return kept

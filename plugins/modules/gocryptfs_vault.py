@@ -400,6 +400,9 @@ class Job:
             ]
         )
         for place, one in seen:
+            if _vault.SETTLE in _vault.steps(place, one):
+                self.keys(place).opening()  # what cannot be settled is an error in check mode too, and before anything is done
+        for place, one in seen:
             self.notes += _vault.shortfalls(place, one)
             worker = _vault_host.Worker(self.run, place, self.keys(place))
             for step in _vault.steps(place, one):

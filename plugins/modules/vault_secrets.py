@@ -214,8 +214,9 @@ class Job:
             if name not in declared.get(agent, [])
         ]
         chosen = {
-            agent: {name: value for name, value in (values.get(agent) or {}).items() if name in self._only[agent]}
+            agent: {name: value for name, value in values[agent].items() if name in self._only[agent]}
             for agent in self._only
+            if isinstance(values.get(agent), dict)
         }
         return unsafe + unknown + ([] if unknown else _vault_secrets.mistakes(self._only, chosen))
 
@@ -260,7 +261,7 @@ class Job:
         return changes
 
     def _differences(self, place: _vault.Place, top: int, wanted: Dict[str, str]) -> List[_vault_secrets.Change]:
-        declared, recorded = self._declared[place.name], _recorded(place)
+        declared, recorded = self._declared.get(place.name, []), _recorded(place)
         names = os.listdir(top)
         self.foreign[place.name] = len(_vault_secrets.foreign(names, declared, recorded))
         removed = _vault_secrets.removable(names, declared, recorded) if self._only is None else []
@@ -271,7 +272,7 @@ class Job:
         self, place: _vault.Place, top: int, changes: List[_vault_secrets.Change], wanted: Dict[str, str]
     ) -> None:
         """Remember a name before its secret is written, and forget it after that was removed."""
-        declared, recorded = self._declared[place.name], _recorded(place)
+        declared, recorded = self._declared.get(place.name, []), _recorded(place)
         _record(place, {*recorded, *wanted})
         for change in changes:
             _apply(top, change, wanted)

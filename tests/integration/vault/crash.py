@@ -22,6 +22,7 @@ from typing import Any
 from ansible_collections.cordon.agent_host.plugins.module_utils import _vault_backup, _vault_keys
 
 DIED, DONE, FAILED = 99, 0, 1
+CALLS = ("rename", "unlink", "rmdir", "mkdir", "fsync", "open", "chmod")
 Inode = tuple[int, int]
 
 
@@ -34,12 +35,12 @@ class Machine:
 
     def __init__(self, die_at: int, power: bool, watched: Path, attics: list[str]) -> None:
         self.left, self.power, self.watched, self.attics = die_at, power, watched, attics
-        self.real = {name: getattr(os, name) for name in ("rename", "unlink", "rmdir", "mkdir", "fsync", "open", "chmod")}
+        self.real: dict[str, Callable[..., Any]] = {name: getattr(os, name) for name in CALLS}
         self.unsynced: dict[Inode, int] = {}  # descriptors of files whose content may not be on disk
         self.undo: list[tuple[set[Inode], Callable[[], Any]]] = []  # directories that must be synced, how to undo
 
     def install(self) -> None:
-        for name in ("rename", "unlink", "rmdir", "mkdir", "fsync", "open", "chmod"):
+        for name in CALLS:
             setattr(os, name, getattr(self, name))
         _vault_keys.exchange = _vault_backup.exchange = self.exchange
 
@@ -65,7 +66,7 @@ class Machine:
         if flags & os.O_CREAT:
             self.step()
         handle: int = self.real["open"](path, flags, mode, dir_fd=dir_fd)
-        if flags & os.O_CREAT and flags & os.O_EXCL:
+        if self.power and flags & os.O_CREAT and flags & os.O_EXCL:
             self.suspect(os.dup(handle))
         return handle
 
@@ -83,6 +84,8 @@ class Machine:
 
     def rename(self, source: Any, target: Any, *, src_dir_fd: int | None = None, dst_dir_fd: int | None = None) -> None:
         self.step()
+        if not self.power:
+            return self.real["rename"](source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
         kept = self.keep(target, dst_dir_fd)
         ends = [os.dup(fd) if fd is not None else None for fd in (src_dir_fd, dst_dir_fd)]
         self.real["rename"](source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
@@ -94,15 +97,19 @@ class Machine:
 
         where = [self.parent(path, fd) for path, fd in ((source, src_dir_fd), (target, dst_dir_fd))]
         self.undo.append(({where[1]}, undo))
+        return None
 
     def unlink(self, path: Any, *, dir_fd: int | None = None) -> None:
         self.step()
+        if not self.power:
+            return self.real["unlink"](path, dir_fd=dir_fd)
         kept = self.keep(path, dir_fd)
         end = os.dup(dir_fd) if dir_fd is not None else None
         where = self.parent(path, dir_fd)
         self.real["unlink"](path, dir_fd=dir_fd)
         if kept:
             self.undo.append(({where}, lambda: os.link(kept, path, dst_dir_fd=end)))
+        return None
 
     def keep(self, path: Any, dir_fd: int | None) -> str:
         """Keep a second name of a file that is about to lose its own."""
@@ -141,7 +148,7 @@ class Machine:
         if argv[0] == "sync":
             self.unsynced.clear()
         for path in self.watched.rglob("*"):
-            if path.is_file() and not path.is_symlink() and argv[0] != "sync":
+            if self.power and path.is_file() and not path.is_symlink() and argv[0] != "sync":
                 self.suspect(self.real["open"](str(path), os.O_RDONLY | os.O_CLOEXEC))
         self.step()
         return answer

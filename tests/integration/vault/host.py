@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -83,6 +84,17 @@ def sh(script: str, data: str | None = None, check: bool = True) -> subprocess.C
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {script}"], input=data, capture_output=True, text=True)
     assert not check or done.returncode == 0, f"{script}: {done.stdout}{done.stderr}"
     return done
+
+
+def end_gocryptfs(agent: str, here: bool = False) -> None:
+    """Kill the gocryptfs of an agent's vault; here: only those of this mount namespace, for other tests may run beside us."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            ours = words[0].endswith("gocryptfs") and any(word.startswith(f"cordon-vault-{agent}") for word in words)
+            same = os.readlink(process / "ns/mnt") == os.readlink("/proc/self/ns/mnt")
+            if ours and (same or not here):
+                os.kill(int(process.name), signal.SIGKILL)
 
 
 class Failed(AssertionError):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from .host import Failed, Host, sh
+from .host import Failed, Host, end_gocryptfs, sh
 from .test_states import state_of_disk
 
 CIPHER, KEYS = Path("/var/lib/cordon/vault/scout"), Path("/etc/cordon/vault")
@@ -77,8 +77,7 @@ def test_a_dead_mount_is_removed(filled: Host) -> None:
     host = filled
     with host.opened() as point:
         # As after kill -9: the mount answers "Transport endpoint is not connected".
-        pid = sh("pgrep -f 'fsname cordon-vault-scout --' | tail -1").stdout.strip()
-        os.kill(int(pid), 9)
+        end_gocryptfs("scout", here=True)
         with pytest.raises(OSError, match=r"Transport endpoint is not connected"):
             (point / "token").read_text()
         assert host.vault(check=True)["steps"] == ["scout: unmount the dead mount"]

@@ -11,10 +11,10 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,9 +28,10 @@ from ansible_collections.cordon.agent_host.plugins.module_utils import (
     _vault_keys,
     _vault_open,
 )
+from ansible_collections.cordon.agent_host.plugins.modules import vault_secrets
 
 from .crash import DONE, die_at, run
-from .host import Host, sh
+from .host import Host, end_gocryptfs, sh
 
 # A name of our own, so that only our own gocryptfs are ended.
 NAME = f"crash{os.getpid()}"
@@ -44,6 +45,17 @@ MOST_STEPS = 200
 
 def keys(run_by: Callable[..., Any], place: _vault.Place, password: str | None) -> _vault_keys.Keys:
     return _vault_keys.Keys(run_by, place, HOW, password)
+
+
+def fill(run_by: Callable[..., Any], values: dict[str, str]) -> None:
+    """What the module vault_secrets does."""
+    given: dict[str, Any] = {"declared": {NAME: sorted(values)}, "values": {NAME: values}, "only": None}
+    module = SimpleNamespace(
+        params={**given, "passwords": {}, "locked": "fail", "by": "", "reason": None},
+        check_mode=False,
+        run_command=lambda argv, data=None, **_how: run_by(argv, data),
+    )
+    vault_secrets.Job(module).converge()
 
 
 @dataclass
@@ -101,7 +113,7 @@ def disk(host: Host, tmp_path: Path) -> Iterator[Callable[[Operation], None]]:
     saved: list[Path] = []
 
     def bring_back(operation: Operation) -> None:
-        end_gocryptfs()
+        end_gocryptfs(NAME)
         for top in ("/var/lib/cordon", "/etc/cordon"):
             shutil.rmtree(top, ignore_errors=True)
         if saved:
@@ -113,7 +125,7 @@ def disk(host: Host, tmp_path: Path) -> Iterator[Callable[[Operation], None]]:
         sh(f"cp -a /var/lib/cordon {saved[0]}/lib; cp -a /etc/cordon {saved[0]}/etc")
 
     yield bring_back
-    end_gocryptfs()
+    end_gocryptfs(NAME)
 
 
 def make(operation: Operation) -> None:
@@ -127,15 +139,6 @@ def make(operation: Operation) -> None:
         for name, text in CONTENT.items():
             (point / name).write_text(text)
     _vault_backup.save(run, [place], ARCHIVE)
-
-
-def end_gocryptfs() -> None:
-    """End what an operation left running when it died: it would go on for as long as it is idle."""
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            words = (process / "cmdline").read_bytes().split(b"\0")
-            if words[0] == b"gocryptfs" and any(word.startswith(f"cordon-vault-{NAME}".encode()) for word in words):
-                os.kill(int(process.name), signal.SIGKILL)
 
 
 @contextlib.contextmanager
@@ -218,7 +221,7 @@ def test_a_change_that_dies_at_any_step_leaves_a_vault_that_opens(
 
 def test_a_vault_that_is_made_appears_whole_or_not_at_all(host: Host) -> None:
     for step in range(MOST_STEPS):
-        end_gocryptfs()
+        end_gocryptfs(NAME)
         host.clean()
         os.makedirs("/var/lib/cordon")
         os.makedirs("/etc/cordon")
@@ -252,5 +255,25 @@ def test_a_vault_that_is_put_away_is_whole_in_one_place(disk: Callable[[Operatio
             assert {path.name: path.read_text() for path in point.iterdir()} == CONTENT
         assert line == _vault_open.unseal(run, SEALED, f"{kept.parent}/{NAME}.cred")
         if outcome == DONE:
+            return
+    pytest.fail(f"more than {MOST_STEPS} steps")
+
+
+def test_secrets_that_are_written_are_the_old_or_the_new_ones(disk: Callable[[Operation], None]) -> None:
+    """One changed, one new, one removed. A loss of power is not tried here: the files lie behind FUSE."""
+    watched, after = Path(SEALED.staging), {"token": "the new value", "new": "another"}
+    for step in range(MOST_STEPS):
+        disk(OPERATIONS["sealed, new key"])
+        assert die_at(10**6, False, watched, lambda run_by: fill(run_by, CONTENT)) == DONE
+        outcome = die_at(step, False, watched, lambda run_by: fill(run_by, after))
+        end_gocryptfs(NAME)
+        line = key_line(SEALED.key)
+        found = {name: text for name, text in content(line).items() if not name.startswith(".")}
+        for name in {*CONTENT, *after}:
+            assert found.get(name) in (CONTENT.get(name), after.get(name)), f"step {step}: {name}"
+        assert die_at(10**6, False, watched, lambda run_by: fill(run_by, after)) == DONE
+        assert content(line) == after, f"step {step}"
+        if outcome == DONE:
+            assert found == after
             return
     pytest.fail(f"more than {MOST_STEPS} steps")

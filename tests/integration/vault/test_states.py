@@ -90,6 +90,16 @@ def test_all_agents_in_one_call(host: Host) -> None:
     assert host.vault("scout")["orphans"] == ["scribe"]
 
 
+def test_an_unchanged_run_starts_no_program(host: Host, identity: tuple[str, Path], tmp_path: Path) -> None:
+    given: dict[str, Any] = {"agents": [host.agent(), host.agent("scribe")], "escrow_recipients": [identity[0]]}
+    host.module("gocryptfs_vault", **given)
+    trace = tmp_path / "trace"
+    wrap = ["strace", "-f", "-e", "trace=execve", "-o", str(trace)]
+    assert not host.module("gocryptfs_vault", wrap=wrap, **given)["changed"]
+    started = [line for line in trace.read_text().splitlines() if "execve(" in line and "= 0" in line]
+    assert len(started) == 1, "the module itself"
+
+
 # --- Keys and passwords -----------------------------------------------------------------------------
 
 
