@@ -13,9 +13,20 @@ import json
 from typing import Any, Dict, List, NamedTuple
 
 CONFIG = "gocryptfs.conf"
-# The smallest cost that gocryptfs takes.  A costly KDF slows down the guessing of a password; ours is
-# a 256-bit random key that nobody guesses, so a higher cost would only delay each opening.
-SCRYPT_LOG_N = 10
+# The number of a vault's top directory: random, written by -init and never again, so it names the vault and its master key.
+IDENTITY = "gocryptfs.diriv"
+# What gocryptfs keeps beside the encrypted files of the top directory.
+OWN_FILES = frozenset((CONFIG, IDENTITY))
+# A costly KDF slows down the guessing of a password.  A random key of 256 bits is not guessed, and more than the
+# smallest cost that gocryptfs takes would only delay each opening; a person's password gets gocryptfs's own default.
+LOG_N_OF_KEY, LOG_N_OF_PASSWORD = 10, 16
+LOG_N_LEAST, LOG_N_MOST = 10, 28
+# cipher: (option of -init, feature flag, its name for people)
+CIPHERS = {
+    "aes-gcm": ("", "GCMIV128", "AES-GCM"),
+    "aes-siv": ("-aessiv", "AESSIV", "AES-SIV"),
+    "xchacha": ("-xchacha", "XChaCha20Poly1305", "XChaCha20-Poly1305"),
+}
 
 # code: (what it means, what to do)
 _EXITS = {
@@ -38,6 +49,7 @@ _EXITS = {
     22: ("the password is empty", "check that the sealed key can be unsealed on this host"),
     23: ("gocryptfs.conf cannot be opened", "restore it from a backup, or correct its owner and mode"),
     24: ("gocryptfs.conf cannot be written", "check the free space and the file system"),
+    15: ("gocryptfs was interrupted", "run it again"),
     26: ("the check found damaged files", "restore the files that it names from a backup"),
     27: ("the vault has a format that this gocryptfs no longer opens", "copy it with an older gocryptfs"),
 }
@@ -72,21 +84,60 @@ def parse_config(text: str) -> Config:
         raise ValueError(f"{problem} is missing or wrong") from problem
 
 
+def cipher(config: Config) -> str:
+    """Which of CIPHERS encrypts the files; a vault of AES-SIV has the flag of AES-GCM too."""
+    found = [name for name in ("xchacha", "aes-siv", "aes-gcm") if CIPHERS[name][1] in config.flags]
+    return found[0] if found else "aes-gcm"
+
+
 def facts(config: Config) -> Dict[str, Any]:
     """Return a config as a module result."""
-    return {"creator": config.creator, "feature_flags": config.flags, "scrypt_log_n": config.scrypt_log_n}
+    return {
+        "creator": config.creator,
+        "cipher": CIPHERS[cipher(config)][2],
+        "feature_flags": config.flags,
+        "scrypt_log_n": config.scrypt_log_n,
+    }
 
 
-def init_argv(cipher: str) -> List[str]:
+def wrong_password(code: int, output: str) -> bool:
+    """Whether a password does not belong to a vault; gocryptfs-xray has no exit code for it."""
+    return code == 12 or (code != 0 and "Password incorrect" in output)
+
+
+def init_argv(directory: str, log_n: int, with_cipher: str) -> List[str]:
     """Create a vault in an empty directory; the password comes by standard input."""
-    return ["gocryptfs", "-init", "-q", "-scryptn", str(SCRYPT_LOG_N), "--", cipher]
+    option = CIPHERS[with_cipher][0]
+    return ["gocryptfs", "-init", "-q", "-scryptn", str(log_n), *([option] if option else []), "--", directory]
 
 
-def mount_argv(cipher: str, point: str, source: str, read_only: bool, idle: str) -> List[str]:
+def passwd_argv(directory: str, log_n: int, by_master_key: bool) -> List[str]:
+    """Wrap the master key anew; standard input has the old password, or the master key, and then the new password."""
+    option = ["-masterkey=stdin"] if by_master_key else []
+    return ["gocryptfs", "-passwd", "-q", "-scryptn", str(log_n), *option, "--", directory]
+
+
+def master_key_argv(config: str) -> List[str]:
+    """Print the master key that a config holds; the password comes by standard input."""
+    return ["gocryptfs-xray", "-dumpmasterkey", config]
+
+
+def mount_argv(
+    directory: str, point: str, source: str, read_only: bool, idle: str, shared: bool = True, master: str = ""
+) -> List[str]:
     """Mount a vault for root alone; it closes by itself after `idle` without use.
 
-    -sharedstorage: a session may have the same vault open; neither then trusts what it remembers.
+    shared: a session may have the same vault open; neither then trusts what it remembers, and hard links are not seen.
+    master: the cipher, where standard input has the master key and no config is read.
     """
-    options = ["-q", "-nosyslog", "-sharedstorage", "-i", idle, "-fsname", source]
+    options = ["-q", "-nosyslog", *(["-sharedstorage"] if shared else []), "-i", idle, "-fsname", source]
+    if master:
+        options += ["-masterkey=stdin", *([CIPHERS[master][0]] if CIPHERS[master][0] else [])]
     options += ["-ko", "noexec,nosuid,nodev"] + (["-ro"] if read_only else [])
-    return ["gocryptfs", *options, "--", cipher, point]
+    return ["gocryptfs", *options, "--", directory, point]
+
+
+def fsck_argv(directory: str, master: str = "") -> List[str]:
+    """Read every file of a vault; the password comes by standard input, or the master key where its cipher is given."""
+    options = ["-masterkey=stdin", *([CIPHERS[master][0]] if CIPHERS[master][0] else [])] if master else []
+    return ["gocryptfs", "-fsck", "-q", *options, "--", directory]

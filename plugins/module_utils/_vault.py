@@ -8,19 +8,23 @@ Everything here is pure: a module observes the host, asks steps(), and acts.
 The order of the steps is what makes a lost secret impossible: the sealed key is on disk before the
 vault that needs it appears, and the vault appears in one rename.  Power lost in between leaves a key
 without a vault (the next run makes the vault) or a half-made vault under another name (made again).
-A vault without its key is never made again: that would be the loss.
+A vault without its key is never made again: that would be the loss.  How a key changes: _vault_keys.
 """
 
 from __future__ import annotations
 
+import re
 from typing import List, NamedTuple, Optional, Tuple
 
 CIPHERS = "/var/lib/cordon/vault"
 KEYS = "/etc/cordon/vault"
+ESCROW = "/var/lib/cordon/vault-escrow"
+BACKUPS = "/var/lib/cordon/vault-backup"
 # Where systemd-creds is missing: what its own /var/lib/systemd/credential.secret is to it.
 HOST_SECRET = "/var/lib/cordon/vault-host.secret"
 _OPENSSL = ["-aes-256-cbc", "-pbkdf2", "-a", "-A", "-pass", f"file:{HOST_SECRET}"]
 _OPENSSL_MARK = "U2FsdGVkX1"  # "Salted__" in base64: openssl-enc(1)
+_RECIPIENT = re.compile(r"age1[02-9ac-hj-np-z]{58}")  # Bech32 of 32 bytes, as age-keygen(1) prints it
 
 
 class VaultError(Exception):
@@ -28,11 +32,16 @@ class VaultError(Exception):
 
 
 class Place(NamedTuple):
-    """The paths and names of one agent's vault."""
+    """The paths and names of one agent's vault.
+
+    unlock: sealed (a key on the host opens it) or operator (a password); writable: whether the agent may write to it.
+    """
 
     name: str
-    user: str
-    home: str
+    user: str = ""
+    home: str = ""
+    unlock: str = "sealed"
+    writable: bool = False
 
     @property
     def cipher(self) -> str:
@@ -41,13 +50,43 @@ class Place(NamedTuple):
 
     @property
     def staging(self) -> str:
-        """Where a vault is made before it gets its name; no agent's name starts with a dot."""
+        """Where a vault or a config is made before it gets its name; no agent's name starts with a dot."""
         return f"{CIPHERS}/.{self.name}.new"
+
+    @property
+    def lock(self) -> str:
+        """Held shared by who opens the vault, alone by who changes what opens it."""
+        return f"{CIPHERS}/.{self.name}.lock"
 
     @property
     def key(self) -> str:
         """The sealed key."""
         return f"{KEYS}/{self.name}.cred"
+
+    @property
+    def next_key(self) -> str:
+        """The sealed key that the vault is about to get; after a power loss either may be the one that opens it."""
+        return f"{KEYS}/{self.name}.cred.next"
+
+    @property
+    def copy(self) -> str:
+        """A second copy of gocryptfs.conf: one damaged byte of it would lose the vault."""
+        return f"{KEYS}/{self.name}.conf"
+
+    @property
+    def names(self) -> str:
+        """The names of the secrets that were written to the vault by vault_secrets, as JSON."""
+        return f"{KEYS}/{self.name}.names"
+
+    @property
+    def escrow(self) -> str:
+        """The master key, encrypted to people outside the host."""
+        return f"{ESCROW}/{self.name}.age"
+
+    @property
+    def escrow_of(self) -> str:
+        """Of which vault and for whom the escrow is, as JSON."""
+        return f"{ESCROW}/{self.name}.json"
 
     @property
     def point(self) -> str:
@@ -59,15 +98,24 @@ class Place(NamedTuple):
         """The file system's name in the mount table, and the name that is sealed into the key."""
         return f"cordon-vault-{self.name}"
 
+    @property
+    def unit(self) -> str:
+        """The unit that opens the vault."""
+        return f"cordon-vault@{self.name}.service"
+
 
 class Seen(NamedTuple):
     """What a host shows of one agent's vault.
 
     user     whether the user exists
     home     whether the home directory exists
-    cipher   absent, empty (a directory), vault, damaged (no readable gocryptfs.conf) or other
+    cipher   absent, empty (a directory), vault, half (made by an init that broke off; no file is in it),
+             damaged (no readable gocryptfs.conf, or no gocryptfs.diriv) or other
     key      whether the sealed key exists
-    loose    paths whose owner or mode lets others in, of the encrypted directory and the key
+    next_key whether a sealed key that is not in force yet, or only just is, exists
+    copy     absent, same or differs: the copy of gocryptfs.conf beside it
+    leftover whether something lies where vaults are made
+    loose    paths whose owner or mode lets others in, of the encrypted directory and the keys
     mounted  source of what is mounted at the mount point, or None
     stale    whether that mount is a FUSE mount whose process is gone
     point    absent, directory, other; of the bare mount point; "covered" while something is mounted
@@ -79,6 +127,9 @@ class Seen(NamedTuple):
     home: bool
     cipher: str
     key: bool
+    next_key: bool = False
+    copy: str = "absent"
+    leftover: bool = False
     loose: Tuple[str, ...] = ()
     mounted: Optional[str] = None
     stale: bool = False
@@ -89,38 +140,72 @@ class Seen(NamedTuple):
 
 SEAL = "seal a new key"
 CREATE = "create the vault"
-CLOSE_OFF = "give the vault and its key to root alone"
+SETTLE = "finish what was interrupted, and keep a copy of gocryptfs.conf"
+TO_PASSWORD = "put the vault under the operator's password"
+TO_SEALED = "put the vault under a sealed key"
+CLOSE_OFF = "give the vault and its key to their owners alone"
 UNMOUNT_STALE = "unmount the dead mount"
 MAKE_POINT = "make the mount point"
 FIX_POINT = "make the mount point immutable"
+# Not of steps(): asked for by name.
+RENEW_PASSWORD = "put the vault under a new key"
+RENEW_MASTER = "copy everything into a new vault with a new master key"
+ADOPT = "put the vault that the master key opens under a new key"
 
 
-def problems(place: Place, seen: Seen, missing_is_planned: bool) -> List[str]:
+def problems(place: Place, seen: Seen, missing_is_planned: bool, password: bool = False) -> List[str]:
     """Say what must be mended by hand before anything may be done.
 
     missing_is_planned: in check mode the user may be one that role agent would have made by now.
+    password: whether the vault's password was given.
     """
     found = []
     if not (missing_is_planned or (seen.user and seen.home)):
         what = f"home {place.home}" if seen.user else f"user {place.user}"
         found.append(f"agent {place.name}: {what} is missing: run the role cordon.agent_host.agent first")
-    return found + _cipher_problems(place, seen) + _point_problems(place, seen)
+    found += _cipher_problems(place, seen)
+    found += _password_problems(place, seen, password)
+    return found + _point_problems(place, seen)
 
 
 def _cipher_problems(place: Place, seen: Seen) -> List[str]:
     if seen.cipher == "damaged":
+        from_copy = f": cp {place.copy} {place.cipher}/gocryptfs.conf" if seen.copy == "differs" else ""
         return [
-            f"{place.cipher}/gocryptfs.conf is missing or damaged: restore it from a backup. "
-            f"Without one the vault cannot be opened; move {place.cipher} away to start an empty vault"
+            f"{place.cipher}: gocryptfs.conf or gocryptfs.diriv is missing or damaged: restore it from a backup{from_copy}. "
+            f"Without it the vault cannot be opened; move {place.cipher} away to start an empty vault"
+        ]
+    if seen.cipher == "half":
+        return [
+            f"{place.cipher} is a half-made vault without a single file in it: somebody's gocryptfs -init broke off. "
+            f"Nothing can be lost: rm -r {place.cipher}, and run this again"
         ]
     if seen.cipher == "other":
         return [f"{place.cipher} is not a directory: move it away"]
-    if seen.cipher == "vault" and not seen.key:
-        return [
-            f"{place.key} is missing, but the vault that it opens is there: restore the sealed key from a "
-            f"backup of this host, or move {place.cipher} away to start an empty vault with a new key"
-        ]
     return []
+
+
+def _password_problems(place: Place, seen: Seen, password: bool) -> List[str]:
+    """What only the password can tell or do; nothing where it was given."""
+    if password:
+        return []
+    if place.unlock == "sealed":
+        if seen.cipher == "vault" and not (seen.key or seen.next_key):
+            return [
+                f"{place.key} is missing, but the vault that it opens is there: restore the sealed key from a "
+                f"backup of this host, or put it under a new one with its master key (docs/vault.md, Escrow), or "
+                f"move {place.cipher} away to start an empty vault with a new key. If a person's password "
+                f"opens it, give that in passwords.{place.name}"
+            ]
+        return []
+    needs = ""
+    if seen.cipher in ("absent", "empty"):
+        needs = "it is to be made"
+    elif seen.key or seen.next_key:
+        needs = f"a sealed key opens it, {place.key}, and the password is to replace that"
+    elif seen.leftover or (seen.cipher == "vault" and seen.copy != "same"):
+        needs = "a change of it was interrupted, or its gocryptfs.conf was changed, and only the password tells which"
+    return [f"vault of agent {place.name}: its password is needed, because {needs}: give passwords.{place.name}"] if needs else []
 
 
 def _point_problems(place: Place, seen: Seen) -> List[str]:
@@ -136,11 +221,15 @@ def _point_problems(place: Place, seen: Seen) -> List[str]:
     return []
 
 
-def steps(seen: Seen) -> List[str]:
+def steps(place: Place, seen: Seen) -> List[str]:
     """What to do, in order, for a vault without problems."""
+    there, sealed = seen.cipher == "vault", place.unlock == "sealed"
     wanted = [
-        (SEAL, not seen.key),
-        (CREATE, seen.cipher != "vault"),
+        (SEAL, sealed and not there and not seen.key),
+        (CREATE, not there),
+        (SETTLE, there and (seen.next_key or seen.leftover or seen.copy != "same")),
+        (TO_PASSWORD, not sealed and (seen.key or seen.next_key)),
+        (TO_SEALED, sealed and there and not (seen.key or seen.next_key)),
         (CLOSE_OFF, bool(seen.loose)),
         (UNMOUNT_STALE, seen.stale),
         (MAKE_POINT, seen.point == "absent"),
@@ -162,6 +251,32 @@ def not_immutable(place: Place, reason: str) -> str:
         f"{place.point} cannot be made immutable here ({reason}): the agent cannot write to it while the "
         f"vault is closed, but programs that run as root can"
     )
+
+
+def confirmed(removed: List[str], confirm: List[str]) -> Optional[str]:
+    """Why a removal is refused: its confirmation must name exactly the agents that would lose their vault."""
+    if sorted(confirm) == sorted(removed):
+        return None
+    return (
+        f"nothing was removed. state absent takes the vaults of {', '.join(sorted(removed)) or 'nobody'} away, and confirm "
+        f"names {', '.join(sorted(confirm)) or 'nobody'}: write confirm: [{', '.join(sorted(removed))}] if that is meant"
+    )
+
+
+def unusable_password(password: str) -> Optional[str]:
+    """Why a password cannot be one; gocryptfs reads one line."""
+    if not password:
+        return "it is empty"
+    if len(password.encode()) > 2000:
+        return "it is longer than 2000 bytes, and gocryptfs takes no more than 2048"
+    if any(character in password for character in "\r\n\0"):
+        return "it has a line break or a null byte in it, and gocryptfs reads one line"
+    return None
+
+
+def bad_recipients(recipients: List[str]) -> List[str]:
+    """Those that are no age recipients."""
+    return [one for one in recipients if not _RECIPIENT.fullmatch(one)]
 
 
 def program(seal: str, has_systemd_creds: bool) -> str:
@@ -188,8 +303,8 @@ def seal_argv(place: Place, seal: str, with_program: str) -> List[str]:
     return ["systemd-creds", "encrypt", f"--with-key={seal}", *binding, f"--name={place.source}", "-", "-"]
 
 
-def unseal_argv(place: Place, sealed: str) -> List[str]:
-    """Unseal the key to standard output; sealed is the beginning of its file, which says how it was sealed."""
+def unseal_argv(place: Place, path: str, sealed: str) -> List[str]:
+    """Unseal the key in path to standard output; sealed is the beginning of the file, which says how it was sealed."""
     if sealed.startswith(_OPENSSL_MARK):
-        return ["openssl", "enc", "-d", *_OPENSSL, "-in", place.key]
-    return ["systemd-creds", "decrypt", f"--name={place.source}", place.key, "-"]
+        return ["openssl", "enc", "-d", *_OPENSSL, "-in", path]
+    return ["systemd-creds", "decrypt", f"--name={place.source}", path, "-"]

@@ -5,20 +5,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import pwd
-import secrets
 import stat
 import struct
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
 from . import _files, _gocryptfs, _vault
 from ._mountinfo import at
-from ._vault_open import unseal
-
-Run = Callable[..., Tuple[int, str, str]]  # run(argv, data=None) -> (rc, stdout, stderr)
+from ._vault_keys import Keys, owner
+from ._vault_open import Run
 
 # linux/fs.h: _IOR('f', 1, long) and _IOW('f', 2, long). The kernel moves an int in spite of the declared long.
 _GETFLAGS = 0x80006601 | struct.calcsize("l") << 16
@@ -40,6 +39,9 @@ def observe(place: _vault.Place) -> _vault.Seen:
         home=os.path.isdir(place.home),
         cipher=_cipher(place.cipher),
         key=os.path.lexists(place.key),
+        next_key=os.path.lexists(place.next_key),
+        copy=_copy(place),
+        leftover=os.path.lexists(place.staging),
         loose=tuple(_loose(place)),
         mounted=mount.source if mount else None,
         stale=mount is not None and mount.source == place.source and _dead(place.point),
@@ -75,10 +77,13 @@ def _cipher(path: str) -> str:
     kind = _kind(path)
     if kind != "directory":
         return kind
-    names = os.listdir(path)
+    names = set(os.listdir(path))
     if not names:
         return "empty"
+    if names <= {*_gocryptfs.OWN_FILES, f"{_gocryptfs.CONFIG}.tmp"} and not names >= _gocryptfs.OWN_FILES:
+        return "half"
     try:
+        os.stat(f"{path}/{_gocryptfs.IDENTITY}")
         with open(f"{path}/{_gocryptfs.CONFIG}", encoding="utf-8") as stream:
             _gocryptfs.parse_config(stream.read())
     except (OSError, ValueError):
@@ -86,12 +91,45 @@ def _cipher(path: str) -> str:
     return "vault"
 
 
+def _copy(place: _vault.Place) -> str:
+    if not os.path.lexists(place.copy):
+        return "absent"
+    texts = []
+    for path in (place.copy, f"{place.cipher}/{_gocryptfs.CONFIG}"):
+        try:
+            with open(path, "rb") as stream:
+                texts.append(stream.read())
+        except OSError:
+            return "differs"
+    return "same" if texts[0] == texts[1] else "differs"
+
+
+def size(place: _vault.Place) -> int:
+    """Bytes of the encrypted files; what vanishes meanwhile, or lies deeper than a path can say, is not counted."""
+    found, pending = 0, [place.cipher]
+    while pending:
+        with contextlib.suppress(OSError), os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+                else:
+                    found += entry.stat(follow_symlinks=False).st_size
+    return found
+
+
+def _modes(place: _vault.Place) -> Iterator[Tuple[str, Tuple[int, int, int]]]:
+    """Owner, group and mode of what must be let to nobody else."""
+    yield place.cipher, (*owner(place), 0o700)
+    for path in (place.key, place.next_key, place.copy):
+        yield path, (0, 0, 0o600)
+
+
 def _loose(place: _vault.Place) -> List[str]:
     found = []
-    for path, mode in ((place.cipher, 0o700), (place.key, 0o600)):
+    for path, wanted in _modes(place):
         if os.path.lexists(path):
             seen = os.lstat(path)
-            if (seen.st_uid, seen.st_gid, stat.S_IMODE(seen.st_mode)) != (0, 0, mode):
+            if (seen.st_uid, seen.st_gid, stat.S_IMODE(seen.st_mode)) != wanted:
                 found.append(path)
     return found
 
@@ -138,17 +176,19 @@ class Refused(Exception):
 class Worker:
     """Carries out steps for one agent."""
 
-    def __init__(self, run: Run, place: _vault.Place, seal: str, program: str) -> None:
+    def __init__(self, run: Run, place: _vault.Place, keys: Keys) -> None:
         self._run = run
         self._place = place
-        self._seal_with = seal
-        self._program = program
+        self._keys = keys
 
     def act(self, step: str) -> None:
         """Carry out one step of _vault.steps()."""
         acts: Dict[str, Callable[[], None]] = {
-            _vault.SEAL: self._seal,
-            _vault.CREATE: self._create,
+            _vault.SEAL: self._keys.seal,
+            _vault.CREATE: self._keys.create,
+            _vault.SETTLE: self._keys.settle,
+            _vault.TO_PASSWORD: self._keys.to_password,
+            _vault.TO_SEALED: self._keys.to_sealed,
             _vault.CLOSE_OFF: self._close_off,
             _vault.UNMOUNT_STALE: self._unmount,
             _vault.MAKE_POINT: self._make_point,
@@ -156,40 +196,17 @@ class Worker:
         }
         acts[step]()
 
-    def _seal(self) -> None:
-        """Make a key and keep it sealed only; in the clear it passes through pipes."""
-        _private_directory(_vault.KEYS)
-        if self._program == "openssl" and not os.path.lexists(_vault.HOST_SECRET):
-            os.makedirs(os.path.dirname(_vault.HOST_SECRET), mode=0o755, exist_ok=True)
-            _write(_vault.HOST_SECRET, secrets.token_hex(32))
-        argv = _vault.seal_argv(self._place, self._seal_with, self._program)
-        _write(self._place.key, self._must(argv, data=secrets.token_hex(32)))
-
-    def _create(self) -> None:
-        """Make the vault under another name and rename it when it is on disk: it exists whole or not at all."""
-        _private_directory(_vault.CIPHERS)
-        staging, parent = self._place.staging, _files.open_parent(self._place.staging)
-        try:
-            if os.path.lexists(staging):
-                _files.remove(parent, os.path.basename(staging))
-            os.mkdir(staging, 0o700)
-            rc, out, err = self._run(_gocryptfs.init_argv(staging), data=unseal(self._run, self._place))
-            if rc != 0:
-                raise _vault.VaultError(_gocryptfs.failure(f"{self._place.cipher} was not made", rc, err or out))
-            _sync(staging)
-            os.rename(staging, self._place.cipher)
-            os.fsync(parent)
-        finally:
-            os.close(parent)
-
     def _close_off(self) -> None:
-        for path, mode in ((self._place.cipher, 0o700), (self._place.key, 0o600)):
-            os.chown(path, 0, 0, follow_symlinks=False)
-            os.chmod(path, mode)
+        for path, (uid, gid, mode) in _modes(self._place):
+            if os.path.lexists(path):
+                os.chown(path, uid, gid, follow_symlinks=False)
+                os.chmod(path, mode)
 
     def _unmount(self) -> None:
         # Lazy: the process behind the mount is gone, and somebody may still stand in it.
-        self._must(["umount", "--lazy", self._place.point])
+        rc, _out, err = self._run(["umount", "--lazy", self._place.point])
+        if rc != 0:
+            raise _vault.VaultError(f"{self._place.point}: the dead mount cannot be unmounted: {' '.join(err.split())}")
 
     def _make_point(self) -> None:
         parent = _files.open_parent(self._place.point)
@@ -200,47 +217,19 @@ class Worker:
 
     def _fix_point(self) -> None:
         """Without the flag a program run by root would write secrets to the bare directory, in the clear."""
-        handle = os.open(self._place.point, _DIRECTORY)
-        try:
-            fcntl.ioctl(handle, _SETFLAGS, struct.pack("ii", _flags(handle) | _IMMUTABLE, 0))
-        except OSError as problem:
-            if problem.errno not in _NO_FLAGS:
-                raise
-            raise Refused(_vault.not_immutable(self._place, str(problem.strerror))) from problem
-        finally:
-            os.close(handle)
-
-    def _must(self, argv: List[str], data: Optional[str] = None) -> str:
-        rc, out, err = self._run(argv, data=data)
-        if rc != 0:
-            raise _vault.VaultError(f"{' '.join(argv)} failed: {' '.join((err or out).split())}")
-        return out
+        set_immutable(self._place, True)
 
 
-def _write(path: str, text: str) -> None:
-    """Write a file for root alone, on disk before it is visible."""
-    parent = _files.open_parent(path)
+def set_immutable(place: _vault.Place, wanted: bool) -> None:
+    """Make a mount point immutable or not; Refused where this host has no such flag."""
+    handle = os.open(place.point, _DIRECTORY)
     try:
-        _files.write_file(parent, os.path.basename(path), _files.Entry("file", 0o600, 0, 0, text))
+        flags = _flags(handle)
+        flags = flags | _IMMUTABLE if wanted else flags & ~_IMMUTABLE
+        fcntl.ioctl(handle, _SETFLAGS, struct.pack("ii", flags, 0))
+    except OSError as problem:
+        if problem.errno not in _NO_FLAGS:
+            raise
+        raise Refused(_vault.not_immutable(place, str(problem.strerror))) from problem
     finally:
-        os.close(parent)
-
-
-def _private_directory(path: str) -> None:
-    """Make a directory for root alone."""
-    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-    parent = _files.open_parent(path)
-    try:
-        _files.make_directory(parent, os.path.basename(path), _files.Entry("directory", 0o700, 0, 0))
-    finally:
-        os.close(parent)
-
-
-def _sync(directory: str) -> None:
-    """Put a directory and its files on disk."""
-    for path in [*(f"{directory}/{name}" for name in os.listdir(directory)), directory]:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        os.close(handle)

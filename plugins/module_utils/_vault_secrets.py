@@ -4,12 +4,16 @@
 """Private: which secrets an agent must have, and what differs from those it has.  Pure.
 
 A secret's name is a file name in the vault, its value the file's content, byte for byte.
+
+Managed are the names that the manifest declares, those that an earlier run wrote (its record lies outside the vault), and
+the temporary names under which these are written.  Everything else in a vault is the agent's own and never removed.
 """
 
 from __future__ import annotations
 
 import difflib
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
+import re
+from typing import Any, Collection, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 MODE = 0o400
 
@@ -23,10 +27,18 @@ class Change(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """One entry of a vault; value is None for a file that cannot be read back, and for what is no file."""
+    """One entry of a vault; value is None for a file that cannot be read back, and for what is no file.
+
+    sole: whether it is root's and has no second name, under which the agent could write to it.
+    """
 
     mode: int
     value: Optional[str]
+    sole: bool = True
+
+
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{12}")  # _files.write_file()
+_ACTS = {"removed": "removed", "set to another value": "changed"}
 
 
 def mistakes(declared: Mapping[str, Sequence[str]], values: Mapping[str, Any]) -> List[str]:
@@ -71,11 +83,28 @@ def _near(word: str, known: Any) -> str:
     return f" (did you mean {match[0]}?)" if match else ""
 
 
-def changes(wanted: Mapping[str, str], present: Mapping[str, Stored]) -> List[Change]:
-    """What must be done so that a vault holds exactly the wanted secrets."""
+def changes(wanted: Mapping[str, str], present: Mapping[str, Stored], removed: Iterable[str]) -> List[Change]:
+    """What must be done so that a vault holds the wanted secrets, and none of the removed names that it has."""
     found = [_change(name, wanted[name], present.get(name)) for name in sorted(wanted)]
-    removed = [Change(name, "set", "removed") for name in sorted(set(present) - set(wanted))]
-    return [change for change in found if change is not None] + removed
+    gone = [Change(name, "set", "removed") for name in sorted(removed)]
+    return [change for change in found if change is not None] + gone
+
+
+def removable(names: Iterable[str], declared: Collection[str], recorded: Collection[str]) -> List[str]:
+    """Of the names in a vault, those that are managed and no longer wanted."""
+    known = {*declared, *recorded}
+    return [name for name in names if (name in recorded and name not in declared) or _temporary_of(name) in known]
+
+
+def foreign(names: Iterable[str], declared: Collection[str], recorded: Collection[str]) -> List[str]:
+    """Of the names in a vault, those that are the agent's own."""
+    known = {*declared, *recorded}
+    return [name for name in names if name not in known and _temporary_of(name) not in known]
+
+
+def _temporary_of(name: str) -> str:
+    match = _TEMPORARY.fullmatch(name)
+    return match.group(1) if match else ""
 
 
 def _change(name: str, value: str, stored: Optional[Stored]) -> Optional[Change]:
@@ -85,9 +114,20 @@ def _change(name: str, value: str, stored: Optional[Stored]) -> Optional[Change]
         return Change(name, "unreadable", "set")
     if stored.value != value:
         return Change(name, "set", "set to another value")
+    if not stored.sole:
+        return Change(name, "not root's alone", "set")
     if stored.mode != MODE:
         return Change(name, f"mode {stored.mode:04o}", f"mode {MODE:04o}")
     return None
+
+
+def acts(agent: str, found: Iterable[Change]) -> List[Tuple[str, str, str]]:
+    """The changes of values, as the record of rotations has them."""
+    return [
+        (agent, f"secret {change.name}", _ACTS.get(change.after, "set"))
+        for change in found
+        if not change.before.startswith("mode ") and not _temporary_of(change.name)
+    ]
 
 
 def diff(agents: Mapping[str, Sequence[Change]]) -> Dict[str, str]:

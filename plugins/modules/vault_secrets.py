@@ -9,17 +9,21 @@ module: vault_secrets
 short_description: The secrets in the agents' vaults
 version_added: 0.1.0
 description:
-  - Makes each agent's vault hold exactly its secrets. Those that differ are rewritten, those that are not
-    listed are removed, the others stay untouched.
+  - Makes each agent's vault hold its secrets. Those that differ are rewritten, those that an earlier run wrote and that are
+    no longer listed are removed, the others stay untouched.
+  - What the module has written it remembers by name in C(/etc/cordon/vault/NAME.names). Files of the agent's own,
+    in a vault that it may write to, are never removed. A name that is a secret's belongs to the secret. Whatever
+    stands there is replaced. A directory is moved aside, to C(SECRET.replaced-HEX).
   - Every secret that an agent declares must have a value, and no other value may be given. All mistakes are
     reported at once, before anything is written.
   - Opens each vault for itself, in a mount namespace of its own that ends with the module, so no other
     process sees the secrets. A session that has the vault open goes on undisturbed. It reads the new value
     the next time it opens the file. A file that it has open keeps the old one.
   - Each secret is replaced in one rename. A reader sees the old value or the new one, and so does a host
-    that lost power.
+    that lost power. Symbolic links, hard links, FIFOs and huge files that an agent planted are neither followed nor read.
   - Values appear in no argument of a command, environment variable, log, result or diff, and in no file
     outside the vault.
+  - Each value that is set, changed or removed is recorded by name in C(/var/lib/cordon/rotations.jsonl).
 extends_documentation_fragment:
   - cordon.agent_host.attributes
 author: the cordon.agent_host authors (@cordon)
@@ -35,6 +39,30 @@ options:
     description: The values, as a mapping of agents to mappings of secret names to text.
     type: dict
     required: true
+  only:
+    description:
+      - Touches only these secrets, as a mapping of agents to lists of names, and removes nothing. Values are needed for these
+        only. Which of them had the value already is said in RV(same).
+    type: dict
+  passwords:
+    description: Passwords of vaults that an operator's password opens, by agent.
+    type: dict
+    default: {}
+  locked:
+    description:
+      - What to do about a vault that only an operator's password opens, when O(passwords) has none for it. Its secrets
+        can then neither be compared nor written.
+      - V(fail) fails before anything is written. V(leave) leaves the vault as it is, warns, and names it in RV(unchecked).
+    type: str
+    choices: [fail, leave]
+    default: fail
+  by:
+    description: Who does this, for the record. When empty, who became root.
+    type: str
+    default: ""
+  reason:
+    description: Why, for the record.
+    type: str
 """
 
 EXAMPLES = r"""
@@ -53,66 +81,241 @@ secrets:
   returned: success
   type: dict
   sample: {"scout": [{"name": "github_token", "before": "set", "after": "set to another value"}]}
+same:
+  description: The secrets of O(only) that had the value already, by agent.
+  returned: when O(only) is given
+  type: dict
+foreign:
+  description: How many files of the agent's own each vault has. A vault that the agent may not write to should have none.
+  returned: success
+  type: dict
+unchecked:
+  description: Agents whose vault was locked and left as it is.
+  returned: success
+  type: list
+  elements: str
+rotations:
+  description: What was added to the record of rotations, or in check mode would be.
+  returned: success
+  type: list
+  elements: dict
 """
 
+import contextlib
+import json
 import os
 import re
-from typing import Any, Dict, List, Tuple
+import secrets as randoms
+import stat
+from typing import Any, Dict, Iterable, List, Tuple
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.cordon.agent_host.plugins.module_utils import (
     _files,
     _gocryptfs,
+    _rotations,
     _vault,
+    _vault_disk,
     _vault_open,
     _vault_secrets,
 )
 
-# What gocryptfs keeps beside the encrypted files.
-OWN_FILES = {_gocryptfs.CONFIG, "gocryptfs.diriv"}
 SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+# O_NONBLOCK: a FIFO swapped in after the stat must not hang the run.
+READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-def _stored(top: int, name: str) -> _vault_secrets.Stored:
-    """Read one entry; what cannot be read (a damaged file is an I/O error) is written anew from its value."""
+def _stored(top: int, name: str, value: str) -> _vault_secrets.Stored:
+    """Look at one entry, and read no more of it than the value is long: an agent's file may be without end.
+
+    What cannot be read (a damaged file is an I/O error) is written anew from its value.
+    """
     try:
-        seen = _files.observe(top, name)
+        seen = os.stat(name, dir_fd=top, follow_symlinks=False)
+        if not stat.S_ISREG(seen.st_mode):
+            return _vault_secrets.Stored(0, None)
+        with os.fdopen(os.open(name, READ, dir_fd=top), "rb") as file:
+            found = file.read(len(value.encode(errors="surrogateescape")) + 1)
+    except FileNotFoundError:
+        raise
     except OSError:
         return _vault_secrets.Stored(0, None)
-    return _vault_secrets.Stored(seen.mode, seen.text if seen.kind == "file" else None)
+    sole = seen.st_uid == 0 and seen.st_gid == 0 and seen.st_nlink == 1
+    return _vault_secrets.Stored(stat.S_IMODE(seen.st_mode), found.decode(errors="surrogateescape"), sole)
+
+
+def _present(top: int, wanted: Dict[str, str]) -> Dict[str, _vault_secrets.Stored]:
+    found = {}
+    for name in wanted:
+        with contextlib.suppress(FileNotFoundError):
+            found[name] = _stored(top, name, wanted[name])
+    return found
+
+
+def _is_directory(top: int, name: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(name, dir_fd=top, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def _apply(top: int, change: _vault_secrets.Change, wanted: Dict[str, str]) -> None:
+    """Carry out one change. Only names in the top directory are used, and none is followed."""
     if change.name not in wanted:
-        _files.remove(top, change.name)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(change.name, dir_fd=top)
         return
-    if change.before == "unreadable":  # a directory could not be replaced by rename
-        _files.remove(top, change.name)
+    if _is_directory(top, change.name):  # a file cannot replace it by rename, and what is in it is the agent's
+        aside = f"{change.name}.replaced-{randoms.token_hex(4)}"
+        os.rename(change.name, aside, src_dir_fd=top, dst_dir_fd=top)
     entry = _files.Entry("file", _vault_secrets.MODE, 0, 0, wanted[change.name])
     _files.write_file(top, change.name, entry)
 
 
-def _one_agent(
-    module: AnsibleModule, run: _vault_open.Run, name: str, wanted: Dict[str, str]
-) -> List[_vault_secrets.Change]:
-    """Compare one vault with its secrets, and write what differs."""
-    place = _vault.Place(name, "", "")
+class Job:
+    """What this run was asked for, and what it has found."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self._module = module
+        self._declared: Dict[str, List[str]] = module.params["declared"]
+        self._only: Any = module.params["only"]
+        self._passwords: Dict[str, str] = module.params["passwords"]
+        self.changes: Dict[str, List[_vault_secrets.Change]] = {}
+        self.foreign: Dict[str, int] = {}
+        self.unchecked: List[str] = []
+        self.rotations: List[Dict[str, Any]] = []
+
+    def agents(self) -> List[str]:
+        """The agents whose vaults are looked at."""
+        return sorted(self._declared if self._only is None else self._only)
+
+    def wanted(self, agent: str) -> Dict[str, str]:
+        """The secrets that one vault must hold."""
+        values = self._module.params["values"].get(agent) or {}
+        names = self._declared[agent] if self._only is None else self._only[agent]
+        return {name: values[name] for name in names}
+
+    def mistakes(self) -> List[str]:
+        """Every mistake in what was declared and given."""
+        declared, values = self._declared, self._module.params["values"]
+        unsafe = [
+            f"{agent}.{name}: not usable as a file name"
+            for agent in declared
+            for name in declared[agent]
+            if not SAFE_NAME.fullmatch(name)
+        ]
+        if self._only is None:
+            return unsafe + _vault_secrets.mistakes(declared, values)
+        unknown = [
+            f"only.{agent}.{name}: the manifest does not declare it"
+            for agent in self._only
+            for name in self._only[agent]
+            if name not in declared.get(agent, [])
+        ]
+        chosen = {
+            agent: {name: value for name, value in values[agent].items() if name in self._only[agent]}
+            for agent in self._only
+            if isinstance(values.get(agent), dict)
+        }
+        return unsafe + unknown + ([] if unknown else _vault_secrets.mistakes(self._only, chosen))
+
+    def locked(self) -> List[str]:
+        """Agents whose vault only a password opens, which was not given."""
+        places = [_vault.Place(agent) for agent in self.agents() if agent not in self._passwords]
+        return [place.name for place in places if os.path.isdir(place.cipher) and not _has_key(place)]
+
+    def converge(self) -> None:
+        """Compare the vaults with their secrets, and write what differs."""
+        locked = self.locked()
+        if locked and self._module.params["locked"] == "fail":
+            raise _vault.VaultError(
+                f"nothing was written. Locked: {', '.join(locked)}: an operator's password opens the vault, and none "
+                f"was given. Give passwords (in a play vault_passwords), or say that such a vault be left as it is (locked: "
+                f"leave, in a play vault_locked: leave). Where a sealed key should open it: /etc/cordon/vault/NAME.cred is lost"
+            )
+        self.unchecked = locked
+        run = _runner(self._module)
+        agents = [agent for agent in self.agents() if agent not in locked]
+        if any(os.path.isdir(_vault.Place(agent).cipher) for agent in agents):
+            _vault_open.enter_private_namespace(run)
+        for agent in agents:
+            changes = self._one_agent(run, _vault.Place(agent), self.wanted(agent))
+            if changes:
+                self.changes[agent] = changes
+
+    def _one_agent(self, run: _vault_open.Run, place: _vault.Place, wanted: Dict[str, str]) -> List[_vault_secrets.Change]:
+        check = self._module.check_mode
+        try:
+            empty = set(os.listdir(place.cipher)) <= _gocryptfs.OWN_FILES
+        except FileNotFoundError:
+            if check:  # the vault would have been made by now
+                return _vault_secrets.changes(wanted, {}, [])
+            raise _vault.VaultError(f"agent {place.name} has no vault {place.cipher}: run gocryptfs_vault first") from None
+        if empty and (check or not wanted):
+            return _vault_secrets.changes(wanted, {}, [])
+        with _vault_open.opened(run, place, check, self._passwords.get(place.name)) as top:
+            changes = self._differences(place, top, wanted)
+            if changes and not check:
+                self._write(place, top, changes, wanted)
+        return changes
+
+    def _differences(self, place: _vault.Place, top: int, wanted: Dict[str, str]) -> List[_vault_secrets.Change]:
+        declared, recorded = self._declared.get(place.name, []), _recorded(place)
+        names = os.listdir(top)
+        self.foreign[place.name] = len(_vault_secrets.foreign(names, declared, recorded))
+        removed = _vault_secrets.removable(names, declared, recorded) if self._only is None else []
+        removed = [name for name in removed if not _is_directory(top, name)]
+        return _vault_secrets.changes(wanted, _present(top, wanted), removed)
+
+    def _write(
+        self, place: _vault.Place, top: int, changes: List[_vault_secrets.Change], wanted: Dict[str, str]
+    ) -> None:
+        """Remember a name before its secret is written, and forget it after that was removed."""
+        declared, recorded = self._declared.get(place.name, []), _recorded(place)
+        _record(place, {*recorded, *wanted})
+        for change in changes:
+            _apply(top, change, wanted)
+        os.fsync(top)
+        again = _vault_secrets.changes(wanted, _present(top, wanted), [])
+        if again:
+            raise _vault.VaultError(
+                f"vault of agent {place.name}: somebody changed {', '.join(change.name for change in again)} while it was "
+                f"written: end the agent's session, look at the vault, and run this again"
+            )
+        if self._only is None:
+            _record(place, declared)
+        self._log(_vault_secrets.acts(place.name, changes))
+
+    def _log(self, acts: List[Tuple[str, str, str]]) -> None:
+        found = _rotations.entries(acts, _rotations.who(self._module.params["by"]), self._module.params["reason"])
+        _rotations.append(found)
+        self.rotations += found
+
+    def same(self) -> Dict[str, List[str]]:
+        """The secrets asked for by name that had their value already."""
+        changed = {agent: {change.name for change in self.changes.get(agent, [])} for agent in self._only or {}}
+        return {agent: sorted(set(self._only[agent]) - changed[agent]) for agent in changed}
+
+
+def _has_key(place: _vault.Place) -> bool:
+    return os.path.lexists(place.key) or os.path.lexists(place.next_key)
+
+
+def _recorded(place: _vault.Place) -> List[str]:
+    """The names that earlier runs wrote; none is lost by a damaged record, for then nothing is removed."""
     try:
-        empty = set(os.listdir(place.cipher)) <= OWN_FILES
-    except FileNotFoundError:
-        if module.check_mode:  # the vault would have been made by now
-            return _vault_secrets.changes(wanted, {})
-        raise _vault.VaultError(f"agent {name} has no vault {place.cipher}: run gocryptfs_vaults first") from None
-    if empty and (module.check_mode or not wanted):
-        return _vault_secrets.changes(wanted, {})
-    with _vault_open.opened(run, place, read_only=module.check_mode) as top:
-        changes = _vault_secrets.changes(wanted, {found: _stored(top, found) for found in os.listdir(top)})
-        if not module.check_mode:
-            for change in changes:
-                _apply(top, change, wanted)
-            os.fsync(top)
-    return changes
+        found = json.loads(_vault_disk.read(place.names))
+    except (OSError, ValueError):
+        return []
+    return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
+
+
+def _record(place: _vault.Place, names: Iterable[str]) -> None:
+    wanted = sorted(set(names))
+    if wanted != _recorded(place):
+        _vault_disk.private_directory(_vault.KEYS)
+        _vault_disk.write(place.names, json.dumps(wanted) + "\n")
 
 
 def _runner(module: AnsibleModule) -> _vault_open.Run:
@@ -123,48 +326,40 @@ def _runner(module: AnsibleModule) -> _vault_open.Run:
     return run
 
 
-def _converge(module: AnsibleModule) -> Dict[str, List[_vault_secrets.Change]]:
-    values = module.params["values"]
-    run, found = _runner(module), {}
-    agents = sorted(module.params["declared"])
-    if any(os.path.isdir(_vault.Place(name, "", "").cipher) for name in agents):
-        _vault_open.enter_private_namespace(run)
-    for name in agents:
-        changes = _one_agent(module, run, name, values.get(name) or {})
-        if changes:
-            found[name] = changes
-    return found
-
-
-def _mistakes(module: AnsibleModule) -> List[str]:
-    declared = module.params["declared"]
-    unsafe = [
-        f"{agent}.{name}: not usable as a file name"
-        for agent in declared
-        for name in declared[agent]
-        if not SAFE_NAME.fullmatch(name)
-    ]
-    return unsafe + _vault_secrets.mistakes(declared, module.params["values"])
-
-
 def main() -> None:
     module = AnsibleModule(
         {
             "declared": {"type": "dict", "required": True},
             "values": {"type": "dict", "required": True, "no_log": True},
+            "only": {"type": "dict"},
+            "passwords": {"type": "dict", "default": {}, "no_log": True},
+            "locked": {"type": "str", "choices": ["fail", "leave"], "default": "fail"},
+            "by": {"type": "str", "default": ""},
+            "reason": {"type": "str"},
         },
         supports_check_mode=True,
     )
     module.run_command_environ_update = {"LANG": "C", "LC_ALL": "C", "LC_MESSAGES": "C", "LC_CTYPE": "C"}
-    mistakes = _mistakes(module)
+    job = Job(module)
+    mistakes = job.mistakes()
     if mistakes:
         module.fail_json(msg="vault_secrets: nothing was written. " + "; ".join(mistakes))
     try:
-        found = _converge(module)
+        _vault_open.no_core_dump()
+        job.converge()
     except (OSError, _vault.VaultError, _files.UnsafePath) as error:
         module.fail_json(msg=f"vault_secrets: {error}")
-    shown = {name: [change._asdict() for change in found[name]] for name in found}
-    module.exit_json(changed=bool(found), secrets=shown, diff=_vault_secrets.diff(found))
+    for agent in job.unchecked:
+        module.warn(f"vault of agent {agent}: locked, no password given: its secrets were neither compared nor written")
+    module.exit_json(
+        changed=bool(job.changes),
+        secrets={name: [change._asdict() for change in job.changes[name]] for name in job.changes},
+        foreign=job.foreign,
+        unchecked=job.unchecked,
+        rotations=job.rotations,
+        diff=_vault_secrets.diff(job.changes),
+        **({} if job.same() == {} else {"same": job.same()}),
+    )
 
 
 if __name__ == "__main__":

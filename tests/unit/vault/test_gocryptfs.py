@@ -33,6 +33,7 @@ def test_the_config_gives_facts_and_no_key() -> None:
     facts = gocryptfs.facts(gocryptfs.parse_config(json.dumps(WRITTEN)))
     assert facts == {
         "creator": "gocryptfs 2.3",
+        "cipher": "AES-GCM",
         "feature_flags": ["DirIV", "EMENames", "GCMIV128", "HKDF", "LongNames", "Raw64"],
         "scrypt_log_n": 10,
     }
@@ -75,7 +76,44 @@ def test_directories_come_after_the_end_of_the_options() -> None:
     assert "-ro" in argv
     assert "-allow_other" not in argv
     assert "-ro" not in gocryptfs.mount_argv("/c", "/m", "s", False, "20s")
-    assert gocryptfs.init_argv("/c")[-2:] == ["--", "/c"]
+    assert gocryptfs.init_argv("/c", 10, "aes-gcm") == ["gocryptfs", "-init", "-q", "-scryptn", "10", "--", "/c"]
+    assert gocryptfs.init_argv("/c", 16, "xchacha")[-4:] == ["16", "-xchacha", "--", "/c"]
+    assert gocryptfs.passwd_argv("/c", 16, True)[-4:] == ["16", "-masterkey=stdin", "--", "/c"]
+    assert "-masterkey=stdin" not in gocryptfs.passwd_argv("/c", 16, False)
+    assert gocryptfs.fsck_argv("/c") == ["gocryptfs", "-fsck", "-q", "--", "/c"]
+    assert gocryptfs.fsck_argv("/c", "aes-siv")[3:5] == ["-masterkey=stdin", "-aessiv"]
+
+
+def test_a_vault_opened_by_its_master_key_is_told_its_cipher() -> None:
+    """No config is read then, and the wrong cipher would show garbage (gocryptfs(1), -masterkey)."""
+    argv = gocryptfs.mount_argv("/c", "/m", "s", True, "20s", master="xchacha")
+    assert {"-masterkey=stdin", "-xchacha"} <= set(argv)
+    assert "-masterkey=stdin" not in gocryptfs.mount_argv("/c", "/m", "s", True, "20s")
+
+
+@pytest.mark.parametrize(
+    ("flags", "cipher"),
+    [
+        (["HKDF", "GCMIV128", "DirIV"], "aes-gcm"),
+        (["HKDF", "GCMIV128", "AESSIV"], "aes-siv"),
+        (["HKDF", "XChaCha20Poly1305"], "xchacha"),
+        ([], "aes-gcm"),
+    ],
+)
+def test_the_cipher_is_told_from_the_flags(flags: list[str], cipher: str) -> None:
+    assert gocryptfs.cipher(gocryptfs.Config("", flags, 10)) == cipher
+
+
+def test_a_wrong_password_is_told_from_a_fault() -> None:
+    assert gocryptfs.wrong_password(12, "")
+    assert gocryptfs.wrong_password(8, "failed to unlock master key\nPassword incorrect.\n")
+    assert not gocryptfs.wrong_password(8, "Failed to unmarshal config file")
+    assert not gocryptfs.wrong_password(0, "Password incorrect.")
+
+
+def test_hard_links_are_seen_only_where_nobody_shares_the_vault() -> None:
+    assert "-sharedstorage" in gocryptfs.mount_argv("/c", "/m", "s", True, "20s")
+    assert "-sharedstorage" not in gocryptfs.mount_argv("/c", "/m", "s", True, "20s", shared=False)
 
 
 def test_the_mount_table_is_read() -> None:

@@ -63,27 +63,59 @@ def test_a_mistake_never_shows_a_value() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "present", "changes"),
+    ("wanted", "present", "removed", "changes"),
     [
-        ({"a": "1"}, {"a": Stored(0o400, "1")}, []),
-        ({"a": "1"}, {}, [("a", "absent", "set")]),
-        ({"a": "1"}, {"a": Stored(0o400, "2")}, [("a", "set", "set to another value")]),
-        ({"a": "1"}, {"a": Stored(0o400, "1\n")}, [("a", "set", "set to another value")]),
-        ({"a": "1"}, {"a": Stored(0o644, "1")}, [("a", "mode 0644", "mode 0400")]),
-        ({"a": "1"}, {"a": Stored(0, None)}, [("a", "unreadable", "set")]),
-        ({}, {"a": Stored(0o400, "1")}, [("a", "set", "removed")]),
-        ({}, {".a.0123456789ab": Stored(0o600, "half")}, [(".a.0123456789ab", "set", "removed")]),
+        ({"a": "1"}, {"a": Stored(0o400, "1")}, [], []),
+        ({"a": "1"}, {}, [], [("a", "absent", "set")]),
+        ({"a": "1"}, {"a": Stored(0o400, "2")}, [], [("a", "set", "set to another value")]),
+        ({"a": "1"}, {"a": Stored(0o400, "1\n")}, [], [("a", "set", "set to another value")]),
+        ({"a": "1"}, {"a": Stored(0o644, "1")}, [], [("a", "mode 0644", "mode 0400")]),
+        ({"a": "1"}, {"a": Stored(0, None)}, [], [("a", "unreadable", "set")]),
+        # The right value under a second name, or in the agent's own file: the agent could change it any time.
+        ({"a": "1"}, {"a": Stored(0o400, "1", sole=False)}, [], [("a", "not root's alone", "set")]),
+        ({}, {}, ["a"], [("a", "set", "removed")]),
         (
             {"b": "2", "a": "1"},
-            {"c": Stored(0o400, "3")},
+            {},
+            ["c"],
             [("a", "absent", "set"), ("b", "absent", "set"), ("c", "set", "removed")],
         ),
     ],
 )
 def test_only_what_differs_is_changed(
-    wanted: dict[str, str], present: dict[str, secrets.Stored], changes: list[tuple[str, str, str]]
+    wanted: dict[str, str], present: dict[str, secrets.Stored], removed: list[str], changes: list[tuple[str, str, str]]
 ) -> None:
-    assert [tuple(change) for change in secrets.changes(wanted, present)] == changes
+    assert [tuple(change) for change in secrets.changes(wanted, present, removed)] == changes
+
+
+@pytest.mark.parametrize(
+    ("names", "declared", "recorded", "removable", "foreign"),
+    [
+        (["a", "b"], ["a"], ["a", "b"], ["b"], []),
+        # What nobody recorded is the agent's own: in a vault that it may write to, it is never removed.
+        (["a", "mine"], ["a"], ["a"], [], ["mine"]),
+        (["a", "mine"], ["a"], [], [], ["mine"]),
+        # A temporary file of a write that died has the name of a secret in it; one of the agent's own has not.
+        ([".a.0123456789ab", ".b.0123456789ab"], ["a"], ["b"], [".a.0123456789ab", ".b.0123456789ab"], []),
+        ([".mine.0123456789ab", ".a.short", ".hidden"], ["a"], ["a"], [], [".mine.0123456789ab", ".a.short", ".hidden"]),
+        ([], ["a"], ["a", "b"], [], []),
+    ],
+)
+def test_only_managed_names_are_removed(
+    names: list[str], declared: list[str], recorded: list[str], removable: list[str], foreign: list[str]
+) -> None:
+    assert secrets.removable(names, declared, recorded) == removable
+    assert secrets.foreign(names, declared, recorded) == foreign
+
+
+some = st.lists(st.sampled_from(["a", "b", "mine", ".a.0123456789ab", ".mine.0123456789ab", ".."]), unique=True)
+
+
+@given(some, st.lists(st.sampled_from(["a", "b"]), unique=True), st.lists(st.sampled_from(["a", "b"]), unique=True))
+def test_no_name_is_both_the_agents_own_and_removed(names: list[str], declared: list[str], recorded: list[str]) -> None:
+    removed = set(secrets.removable(names, declared, recorded))
+    assert not removed & set(secrets.foreign(names, declared, recorded))
+    assert not removed & set(declared)
 
 
 values = st.dictionaries(st.text("ab", min_size=1, max_size=2), st.text(min_size=1, max_size=4), max_size=4)
@@ -92,21 +124,36 @@ values = st.dictionaries(st.text("ab", min_size=1, max_size=2), st.text(min_size
 @given(values, values)
 def test_applying_the_changes_gives_exactly_the_wanted_secrets(wanted: dict[str, str], before: dict[str, str]) -> None:
     present = {name: Stored(0o400, value) for name, value in before.items()}
-    for change in secrets.changes(wanted, present):
+    for change in secrets.changes(wanted, present, set(before) - set(wanted)):
         if change.name in wanted:
             present[change.name] = Stored(0o400, wanted[change.name])
         else:
             del present[change.name]
     assert {name: stored.value for name, stored in present.items()} == wanted
-    assert secrets.changes(wanted, present) == []
+    assert secrets.changes(wanted, present, []) == []
 
 
 def test_a_diff_has_names_and_no_values() -> None:
     changes = secrets.changes(
-        {"token": "hunter2"}, {"token": Stored(0o400, "hunter1"), "old": Stored(0o400, "hunter0")}
+        {"token": "hunter2"}, {"token": Stored(0o400, "hunter1"), "old": Stored(0o400, "hunter0")}, ["old"]
     )
     shown = secrets.diff({"scout": changes})
     assert shown == {
         "before": "scout/token: set\nscout/old: set\n",
         "after": "scout/token: set to another value\nscout/old: removed\n",
     }
+
+
+def test_the_record_has_changes_of_values_and_nothing_else() -> None:
+    changes = [
+        secrets.Change("a", "absent", "set"),
+        secrets.Change("b", "set", "set to another value"),
+        secrets.Change("c", "mode 0644", "mode 0400"),
+        secrets.Change("d", "set", "removed"),
+        secrets.Change(".a.0123456789ab", "set", "removed"),
+    ]
+    assert secrets.acts("scout", changes) == [
+        ("scout", "secret a", "set"),
+        ("scout", "secret b", "changed"),
+        ("scout", "secret d", "removed"),
+    ]

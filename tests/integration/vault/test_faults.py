@@ -1,0 +1,215 @@
+# Copyright: the cordon.agent_host authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What may be wrong with a vault: each fault is mended, or is an error with a remedy that works. No secret is lost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .host import Failed, Host, end_gocryptfs, sh
+from .test_states import state_of_disk
+
+CIPHER, KEYS = Path("/var/lib/cordon/vault/scout"), Path("/etc/cordon/vault")
+CONF, POINT = CIPHER / "gocryptfs.conf", Path("/srv/agents/scout/.vault")
+SECRETS = {"token": "canary-value"}
+
+
+@pytest.fixture
+def filled(host: Host) -> Host:
+    host.vault()
+    host.secrets(SECRETS)
+    return host
+
+
+def refused(host: Host, says: str) -> str:
+    """The module fails with these words, in check mode and for real, and touches nothing."""
+    before = state_of_disk()
+    for check in (True, False):
+        with pytest.raises(Failed, match=says) as error:
+            host.vault(check=check)
+    assert state_of_disk() == before
+    return str(error.value)
+
+
+def overwrite(path: Path, at: int, byte: bytes) -> None:
+    raw = path.read_bytes()
+    path.chmod(0o600)
+    path.write_bytes(raw[:at] + byte + raw[at + 1 :])
+
+
+def test_a_half_made_vault(host: Host) -> None:
+    """By hand: our own init happens under another name."""
+    host.vault()
+    for missing in ("gocryptfs.conf", "gocryptfs.diriv"):
+        kept = (CIPHER / missing).read_bytes()
+        os.unlink(CIPHER / missing)
+        assert "Nothing can be lost: rm -r /var/lib/cordon/vault/scout" in refused(host, "half-made vault")
+        (CIPHER / missing).write_bytes(kept)
+    os.unlink(CONF)
+    shutil.rmtree(CIPHER)  # the remedy
+    host.vault()
+    assert host.read() == {}
+
+
+@pytest.mark.parametrize("left", ["an empty directory", "half of a new vault"])
+def test_what_an_interrupted_init_left_is_made_again(host: Host, left: str) -> None:
+    host.vault()
+    shutil.rmtree(CIPHER)
+    if left == "an empty directory":
+        CIPHER.mkdir()
+    else:
+        (CIPHER.parent / ".scout.new").mkdir()
+        (CIPHER.parent / ".scout.new" / "gocryptfs.conf").write_text("{")
+    assert "scout: create the vault" in host.vault()["steps"]
+    assert host.read() == {}
+    assert not (CIPHER.parent / ".scout.new").exists()
+
+
+def test_a_dead_mount_is_removed(filled: Host) -> None:
+    host = filled
+    with host.opened() as point:
+        # As after kill -9: the mount answers "Transport endpoint is not connected".
+        end_gocryptfs("scout", here=True)
+        with pytest.raises(OSError, match=r"Transport endpoint is not connected"):
+            (point / "token").read_text()
+        assert host.vault(check=True)["steps"] == ["scout: unmount the dead mount"]
+        assert host.vault()["steps"] == ["scout: unmount the dead mount"]
+        sh("mount -t tmpfs x /srv/agents/scout/.vault")  # for the fixture, which unmounts
+    assert host.read() == SECRETS
+
+
+def test_a_mount_point_with_files_in_it(filled: Host) -> None:
+    host = filled
+    sh(f"chattr -i {POINT}; echo in-the-clear > {POINT}/leak")
+    assert f"chattr -i {POINT}, move them away, and replace the secrets in them" in refused(host, "leak lie there in the clear")
+    os.unlink(POINT / "leak")
+    assert host.vault()["steps"] == ["scout: make the mount point immutable"]
+
+
+def test_something_else_is_mounted_at_the_mount_point(filled: Host) -> None:
+    sh(f"mount -t tmpfs intruder {POINT}")
+    refused(filled, f"intruder is mounted there, not the vault: umount {POINT}")
+    sh(f"umount {POINT}")
+    assert not filled.vault()["changed"]
+
+
+@pytest.mark.parametrize(
+    ("what", "byte"),
+    [
+        ('"EncryptedKey": "', b"~"), ('"Salt": "', b"~"), ('"N": ', b"9"), ('"FeatureFlags"', b"X"), ("{", b"("),
+        ("GCMIV128", b"g"),
+    ],
+)  # fmt: skip
+def test_one_damaged_byte_of_the_config(filled: Host, what: str, byte: bytes) -> None:
+    """Without the copy beside it this would be the end of every secret in the vault."""
+    host = filled
+    text = CONF.read_text()
+    at = text.index(what) + (len(what) if what.endswith((' "', ": ")) else 1 if what.startswith('"') else 0)
+    overwrite(CONF, at, byte)
+    assert CONF.read_text() != text
+    with pytest.raises(AssertionError):
+        host.read()
+    said = refused(host, "gocryptfs.conf")
+    remedy = f"cp /etc/cordon/vault/scout.conf {CONF}"
+    assert remedy in said
+    with pytest.raises(Failed, match=r"nothing was written|gocryptfs"):
+        host.secrets({"token": "another"})
+    sh(remedy)
+    host.vault()
+    assert host.read() == SECRETS
+    assert not host.vault()["changed"]
+
+
+def test_a_damaged_copy_is_made_again(filled: Host) -> None:
+    overwrite(KEYS / "scout.conf", 40, b"~")
+    assert filled.vault()["steps"] == ["scout: finish what was interrupted, and keep a copy of gocryptfs.conf"]
+    assert (KEYS / "scout.conf").read_bytes() == CONF.read_bytes()
+    assert filled.read() == SECRETS
+
+
+@pytest.mark.parametrize("name", ["gocryptfs.conf", "gocryptfs.diriv"])
+def test_a_missing_part_is_no_reason_to_make_the_vault_anew(filled: Host, name: str) -> None:
+    host, kept = filled, (CIPHER / name).read_bytes()
+    os.unlink(CIPHER / name)
+    refused(host, "missing or damaged: restore it from a backup")
+    (CIPHER / name).write_bytes(kept)
+    host.vault()
+    assert host.read() == SECRETS
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda key: key.unlink(), "scout.cred is missing, but the vault that it opens is there"),
+        (lambda key: overwrite(key, 60, b"~"), "cannot be unsealed on this host"),
+    ],
+)
+def test_a_key_that_is_lost(filled: Host, damage: Callable[[Path], None], says: str) -> None:
+    host, kept = filled, (KEYS / "scout.cred").read_bytes()
+    damage(KEYS / "scout.cred")
+    with pytest.raises(Failed, match=says):
+        host.vault(renew="password")
+    if not (KEYS / "scout.cred").exists():
+        refused(host, says)
+    (KEYS / "scout.cred").write_bytes(kept)
+    host.vault()
+    assert host.read() == SECRETS
+
+
+@pytest.mark.parametrize(
+    ("script", "writable"),
+    [
+        (f"chmod 755 {CIPHER}", False), (f"chown agent-scout {CIPHER}", False), (f"chown root {CIPHER}", True),
+        (f"chmod 644 {KEYS}/scout.cred", False), (f"chown agent-scout {KEYS}/scout.conf", False),
+    ],
+)  # fmt: skip
+def test_who_else_could_get_at_it_is_shut_out(host: Host, script: str, writable: bool) -> None:
+    host.vault(writable=writable)
+    before = state_of_disk()
+    sh(script)
+    assert host.vault(writable=writable)["steps"] == ["scout: give the vault and its key to their owners alone"]
+    assert state_of_disk() == before
+
+
+def test_an_agent_reaches_an_encrypted_directory_that_it_owns_through_the_open_vault_only(host: Host) -> None:
+    host.vault(writable=True)
+    assert CIPHER.stat().st_uid == 61200
+    with host.opened() as point:
+        host.as_agent(f"echo mine > {point}/mine")
+        assert "Permission denied" in host.as_agent(f"ls {CIPHER}", check=False).stderr
+        assert "Permission denied" in host.as_agent(f"ls {point}", "scribe", check=False).stderr
+
+
+def test_two_runs_at_once_do_not_get_in_each_others_way(host: Host, tmp_path: Path) -> None:
+    """Both would seal a new key, and the vault of the first would be lost with the key of the second."""
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            host.vault()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run) for _number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert host.read() == {}
+
+
+def test_a_vault_that_is_in_use_by_another_run_is_waited_for(filled: Host) -> None:
+    script = "flock /var/lib/cordon/vault/.scout.lock sleep 4 & sleep 1; echo locked"
+    sh(script.replace("sleep 4", "sleep 4 > /dev/null 2>&1"))
+    begun = time.monotonic()
+    assert not filled.vault()["changed"]
+    assert time.monotonic() - begun > 1.5

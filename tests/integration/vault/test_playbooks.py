@@ -1,0 +1,264 @@
+# Copyright: the cordon.agent_host authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The playbooks rotate, backup and restore, on this host: what they do, refuse and record."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .host import Host, sh
+from .test_states import decrypted, identity, master, state_of_disk
+
+__all__ = ["identity"]  # a fixture
+
+OLD = {"token": "canary-old-token", "other": "canary-old-other"}
+NEW = {"token": "canary-new-token", "other": "canary-new-other"}
+CIPHER = Path("/var/lib/cordon/vault/scout")
+BACKUPS = Path("/var/lib/cordon/vault-backup")
+
+
+@pytest.fixture
+def filled(host: Host) -> Host:
+    host.vault("scout", "scribe")
+    host.secrets(OLD)
+    return host
+
+
+def rotate(host: Host, check: bool = False, **variables: Any) -> str:
+    """Run rotate.yml for scout. Return what it said; a failure raises with it."""
+    given = {"rotate_agents": ["scout"], "rotate_reason": "an incident", "agent_host_by": "ann", **variables}
+    return judged(host.playbook("rotate", check, **given))
+
+
+class Refused(AssertionError):
+    """A playbook failed; the text is all that it said."""
+
+
+def judged(done: Any) -> str:
+    for value in (*OLD.values(), *NEW.values()):
+        assert value not in done.stdout + done.stderr, "a value was printed"
+    if done.returncode != 0:
+        raise Refused(done.stdout + done.stderr)
+    return str(done.stdout)
+
+
+def recorded(host: Host, since: int) -> list[tuple[str, ...]]:
+    return [tuple(entry[key] for key in ("agent", "what", "act", "by", "reason")) for entry in host.rotations()[since:]]
+
+
+# --- Rotation ---------------------------------------------------------------------------------------
+
+
+def test_one_secret_is_rotated_under_an_open_session(filled: Host) -> None:
+    host, since = filled, len(filled.rotations())
+    given = {"rotate": "secrets", "rotate_secrets": ["token"], "vault_secrets": {"scout": {**OLD, "token": NEW["token"]}}}
+    with host.opened() as point:
+        before = state_of_disk()
+        rotate(host, check=True, **given)
+        assert state_of_disk() == before
+        said = rotate(host, **given)
+        assert (point / "token").read_text() == NEW["token"], "the session was interrupted, or reads the old value"
+        assert (point / "other").read_text() == OLD["other"]
+    assert recorded(host, since) == [("scout", "secret token", "changed", "ann", "an incident")]
+    assert '"what": "secret token"' in said
+    # Again: the value is the old one by now, and that is no rotation.
+    with pytest.raises(Refused, match=r"Nothing was rotated: these secrets have that value already: scout: token"):
+        rotate(host, **given)
+    rotate(host, rotate_same=True, **given)
+    assert len(recorded(host, since)) == 1
+
+
+def test_a_vault_key_is_rotated_under_an_open_session(filled: Host) -> None:
+    host, since, key = filled, len(filled.rotations()), filled.key()
+    with host.opened() as point:
+        rotate(host, rotate="password", check=True)
+        assert host.key() == key
+        rotate(host, rotate="password")
+        assert (point / "token").read_text() == OLD["token"]
+    assert host.key() != key
+    assert host.read() == OLD
+    assert recorded(host, since) == [("scout", "vault key", "renewed", "ann", "an incident")]
+
+
+def test_after_an_incident_everything_is_new(filled: Host, identity: tuple[str, Path]) -> None:
+    host = filled
+    host.vault(escrow_recipients=[identity[0]])
+    since, key, old_master = len(host.rotations()), host.key(), master(host.key())
+    scribes = master(host.key("scribe"), CIPHER.parent / "scribe")
+    given = {"rotate": "everything", "vault_secrets": {"scout": NEW}}
+    with pytest.raises(Refused, match=r"these secrets have that value already: scout: other"):
+        rotate(host, rotate="everything", vault_secrets={"scout": {**NEW, "other": OLD["other"]}})
+    assert master(host.key()) == old_master, "half of a rotation was done"
+    rotate(host, check=True, **given)
+    rotate(host, **given)
+    assert host.read() == NEW
+    assert host.key() != key
+    new_master = master(host.key())
+    assert new_master != old_master
+    escrow = Path("/var/lib/cordon/vault-escrow/scout.age").read_text()
+    assert decrypted(escrow, identity[1]).strip() == new_master
+    assert sorted(recorded(host, since)) == sorted(
+        ("scout", what, act, "ann", "an incident")
+        for what, act in (("master key", "renewed"), ("secret other", "changed"), ("secret token", "changed"))
+    )
+    assert master(host.key("scribe"), CIPHER.parent / "scribe") == scribes, "an agent that was not named"
+
+
+def test_sessions_end_only_when_asked(filled: Host) -> None:
+    host = filled
+    units = host.fake_systemd()
+    given = {"rotate": "everything", "vault_secrets": {"scout": NEW}}
+    sh("systemctl start cordon-agent@scout.service", check=False)
+    host.vault(state="mounted")
+    (units / "cordon-agent@scout.service").touch()
+    before = master(host.key())
+    with pytest.raises(Refused, match=r"in use by cordon-agent@scout.service"):
+        rotate(host, **given)
+    assert master(host.key()) == before
+    assert "systemctl start" not in (units / "calls").read_text()
+    rotate(host, rotate_end_sessions=True, **given)
+    assert master(host.key()) != before
+    calls = (units / "calls").read_text()
+    assert calls.index("stop -- cordon-vault@scout.service") < calls.index("systemctl start cordon-agent@scout.service")
+    assert (units / "cordon-agent@scout.service").exists(), "the service was not started again"
+    assert Path("/srv/agents/scout/.vault/token").read_text() == NEW["token"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        ({}, "Say whose, what and why"),
+        ({"rotate": "secrets"}, "Say whose, what and why"),
+        ({"rotate": "password", "rotate_reason": " "}, "Say whose, what and why"),
+        ({"rotate": "password", "rotate_agents": ["nobody"]}, "The manifest has no agent nobody"),
+        ({"rotate": "all"}, "value of rotate must be one of"),
+    ],
+)
+def test_a_rotation_says_whose_what_and_why(filled: Host, variables: dict[str, Any], says: str) -> None:
+    before = state_of_disk()
+    with pytest.raises(Refused, match=says):
+        rotate(filled, vault_secrets={"scout": NEW}, **variables)
+    assert state_of_disk() == before
+
+
+# --- Backup and restore -----------------------------------------------------------------------------
+
+
+def saved(host: Host, **variables: Any) -> Path:
+    """Run backup.yml. Return the archive on the controller."""
+    directory = host.directory / "controller"
+    judged(host.playbook("backup", backup_directory=str(directory), **variables))
+    (archive,) = (directory / "agenthost").iterdir()
+    assert (directory / "agenthost").stat().st_mode & 0o777 == 0o700
+    assert not list(BACKUPS.glob("*.tar")), "the archive stayed on the host"
+    return archive
+
+
+def restore(host: Host, archive: Path, check: bool = False, **variables: Any) -> str:
+    given = {"restore_archive": str(archive), "restore_agents": ["scout"], "agent_host_by": "ann", **variables}
+    return judged(host.playbook("restore", check, **given))
+
+
+def test_a_rehearsed_restore_and_a_real_one(filled: Host) -> None:
+    host = filled
+    archive = saved(host)
+    assert not any(value.encode() in archive.read_bytes() for value in OLD.values())
+    old_key = host.key()
+    host.secrets(NEW)
+    host.vault(renew="master")
+    before = state_of_disk()
+    assert '"scout": "sealed key"' in restore(host, archive, restore_rehearse=True)
+    assert '"scout": "sealed key"' in restore(host, archive, check=True)
+    assert state_of_disk() == before
+    since = len(host.rotations())
+    restore(host, archive)
+    assert host.read() == OLD
+    assert host.key() == old_key
+    assert recorded(host, since) == [("scout", "vault", "restored", "ann", f"restored from {archive.name}")]
+    # What was in use is kept, with its key.
+    (kept,) = BACKUPS.glob("scout-*")
+    assert master(host.key(path=f"{kept}/scout.cred"), kept / "vault")
+    assert not host.vault("scout", "scribe")["changed"]
+    host.secrets({"token": OLD["token"]})
+    assert host.read() == {"token": OLD["token"]}, "the restored vault forgot which secrets are managed"
+
+
+def test_a_host_that_lost_everything_gets_its_vaults_back(filled: Host) -> None:
+    host = filled
+    archive = saved(host)
+    sh("chattr -i /srv/agents/*/.vault; rm -rf /var/lib/cordon /etc/cordon /srv/agents/*/.vault")
+    restore(host, archive, restore_agents=["scout", "scribe"])
+    assert host.read() == OLD
+    assert host.read("scribe") == {}
+    assert not host.vault("scout", "scribe")["changed"]
+
+
+def test_another_host_needs_the_escrow(host: Host, identity: tuple[str, Path]) -> None:
+    escrow = host.vault("scout", "scribe", escrow_recipients=[identity[0]])["escrow"]["scout"]
+    host.secrets(OLD)
+    archive = saved(host)
+    sh("chattr -i /srv/agents/*/.vault; rm -rf /var/lib/cordon /etc/cordon /srv/agents/*/.vault")
+    shutil.move("/var/lib/systemd/credential.secret", "/srv/credential.secret")
+    try:
+        with pytest.raises(Refused, match=r"nothing opens the vault of agent scout.*master_keys.scout from its escrow"):
+            restore(host, archive)
+        with pytest.raises(Refused, match=r"by this master key, which may be another vault's"):
+            restore(host, archive, restore_master_keys={"scout": "0" * 64})
+        assert not CIPHER.exists()
+        said = restore(host, archive, restore_master_keys={"scout": decrypted(escrow, identity[1]).strip()})
+        assert '"scout": "master key"' in said
+        assert decrypted(escrow, identity[1]).strip() not in said
+        assert host.read() == OLD
+        assert not host.vault()["changed"]
+    finally:
+        shutil.move("/srv/credential.secret", "/var/lib/systemd/credential.secret")
+
+
+def test_a_damaged_archive_is_found_before_anything_changes(filled: Host) -> None:
+    host = filled
+    archive = saved(host)
+    secret = next(path for path in CIPHER.iterdir() if not path.name.startswith("gocryptfs"))
+    raw = archive.read_bytes()
+    at = raw.index(secret.read_bytes()) + 30
+    archive.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
+    host.secrets(NEW)
+    before = state_of_disk()
+    for rehearse in (True, False):
+        with pytest.raises(Refused, match=r"the check found damaged files"):
+            restore(host, archive, restore_rehearse=rehearse)
+    assert state_of_disk() == before
+    assert not re.search(r"agenthost.*changed=[1-9]", host.playbook("restore").stdout)
+
+
+def test_an_archive_without_the_agent_and_an_open_vault_are_errors(filled: Host) -> None:
+    host = filled
+    archive = saved(host, backup_agents=["scribe"])
+    with pytest.raises(Refused, match=r"has no vault of agent scout"):
+        restore(host, archive)
+    with host.opened("scribe"), pytest.raises(Refused, match=r"systemd does not run this host|close the vault first"):
+        restore(host, archive, restore_agents=["scribe"])
+    assert not list(BACKUPS.glob(".*.incoming.tar"))
+
+
+def test_an_archive_of_an_attacker_writes_nowhere_else(host: Host, tmp_path: Path) -> None:
+    """Members that climb or follow links out of the place where they are unpacked."""
+    host.vault()
+    victim = Path("/etc/cordon-victim")
+    victim.write_text("root's own\n")
+    sh(f"mkdir -p {tmp_path}/scout; ln -s /etc {tmp_path}/scout/away; cp {CIPHER}/gocryptfs.* {tmp_path}/scout")
+    sh(f"tar -cf {tmp_path}/evil.tar -C {tmp_path} scout")
+    climb = "scout/../../../../../../etc/cordon-victim"
+    sh(
+        f"cd {tmp_path}; rm scout/away; mkdir scout/away; echo bad > scout/away/cordon-victim; echo bad > up; "
+        f"tar -rf evil.tar scout/away/cordon-victim; tar -rPf evil.tar --transform 's,^up,{climb},' up"
+    )
+    assert climb in sh(f"tar -tPf {tmp_path}/evil.tar").stdout
+    with pytest.raises(Refused):
+        restore(host, tmp_path / "evil.tar")
+    assert victim.read_text() == "root's own\n"
