@@ -40,6 +40,7 @@ class Agents(NamedTuple):
     burning: frozenset[str] = frozenset()
     by_address: Mapping[str, str] = {}  # the address on which the proxy serves an agent -> its name
     named: Mapping[str, list[dict[str, Any]]] = {}  # egress by name, of the agents that have a line with `log: false`
+    secrets: Mapping[str, Mapping[str, list[str]]] = {}  # of each agent, its secrets and the only tools that may read them
 
     def wants(self, event: Mapping[str, Any]) -> bool:
         """Whether an allowed call or question is to be logged, by the line of the manifest that allowed it."""
@@ -62,7 +63,8 @@ def agents(path: Path = MANIFEST) -> Agents:
     named = {agent["name"]: [entry for entry in agent.get("egress", []) if "name" in entry] for agent in listed}
     quiet = {name: entries for name, entries in named.items() if not all(entry["log"] for entry in entries)}
     by_address = {address: name for name, address in _egress.addresses(listed).items()}
-    return Agents(by_uid, frozenset(agent["name"] for agent in listed), burning, by_address, quiet)
+    secrets = {agent["name"]: {one["name"]: one["tools"] for one in agent.get("secrets", [])} for agent in listed}
+    return Agents(by_uid, frozenset(agent["name"] for agent in listed), burning, by_address, quiet, secrets)
 
 
 class LiveAgents:
