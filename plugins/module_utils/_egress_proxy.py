@@ -19,13 +19,16 @@ import hashlib
 import ipaddress
 import itertools
 import re
-from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 from ._egress import PROXY_LISTENS_TO, PROXY_PORT, addresses, https_names
 from ._metadata import NAMES, NETWORKS
 
 Agent = Mapping[str, Any]
+Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
+# squid talks to its helpers over 127.0.0.1, so the packet filter leaves the proxy a part of that.
+LOOPBACK = ("127.0.0.0/8", "::1/128")
 TLS_PORT = 3129
 CONFIG = "/etc/cordon/proxy"
 LOG = "/var/log/cordon/proxy.log"
@@ -205,19 +208,15 @@ def _shared_lists() -> str:
         "acl hello at_step SslBump2",
         "acl same_name external same_name",
         "acl resolves dst all",
-        # squid talks to its helpers over 127.0.0.1, so the packet filter leaves the proxy a part of that.
-        "acl loopback dst 127.0.0.0/8 ::1",
+        "acl judged note led yes",
+        "acl now_judged annotate_transaction led=yes",
         "acl passed_on http_status 200",
         *(f"acl metadata_names dstdomain -n .{name}" for name in sorted(NAMES)),
         *(f"acl metadata dst {cidr}" for cidr in found),
+        # -n: of an address in the request, in any spelling that squid reads as one; no name is looked up.
+        *(f"acl metadata_addresses dst -n {cidr}" for cidr in found),
     ]
     return "\n".join(lines) + "\n"
-
-
-def _loopback(served: List[Agent]) -> bool:
-    """Whether an entry lets a name lead to this very host."""
-    granted = (cidr for agent in served for entry in https_names(agent) for cidr in entry.get("networks", ()))
-    return any(cidr.startswith(("127.", "::1")) for cidr in granted)
 
 
 def _mapped(network: Any) -> bool:
@@ -248,7 +247,7 @@ def _agent(agent: Agent, address: str, places: Places) -> str:
     ]
     entries = https_names(agent)
     for entry in entries:
-        lines += [f"# {plain}: {_shown(entry)}", *_entry(name, entry)]
+        lines += [f"# {plain}: {_shown(entry)}", *_leads(plain, entry), *_entry(name, entry)]
     for port, kind in sorted({(entry["port"], _kind(entry)) for entry in entries}):
         lines += [f"acl {name}.{port} any-of {name}.{port}.{kind}", f"acl {name}.to.{port} port {port}",
                   f"acl {name}.on.{port} all-of {name}.to.{port} {name}.{port}",
@@ -301,6 +300,12 @@ def _shown(entry: Mapping[str, Any]) -> str:
     return f"{{name: {name}, port: {int(entry['port'])}{inspect}}}"
 
 
+def _leads(plain: str, entry: Mapping[str, Any]) -> List[str]:
+    """The entry's networks, a line each: proxy_reload.py sees by them that one was taken away."""
+    return [f"# {plain}: {entry['name']} on {int(entry['port'])} may lead to {ipaddress.ip_network(cidr)}"
+            for cidr in entry["networks"]]
+
+
 def _checked(form: re.Pattern[str], text: str) -> str:
     if not form.fullmatch(text) or len(text) > 253:
         raise ValueError(f"{text!r} cannot stand in the proxy's configuration: pass the manifest through the filter agents first")
@@ -311,12 +316,12 @@ def _access(served: List[Agent], resolves: bool) -> str:
     """Who may ask for what. The names are looked at before one is resolved: a question would carry data out."""
     names = [acl(agent["name"]) for agent in served]
     # The packet filter has the last word on addresses; this gives an error in words instead of a reset.
-    addressed = ["http_access deny front metadata why.metadata", "http_access deny front !resolves why.unresolved"]
-    if not _loopback(served):
-        addressed.append("http_access deny front loopback why.unresolved")
+    addressed = ["http_access deny front metadata why.metadata", "http_access deny front !resolves why.unresolved",
+                 *_led(served)]
     return "\n".join([
         "http_access deny front !CONNECT why.method",
         "http_access deny front metadata_names why.metadata",
+        "http_access deny front metadata_addresses why.metadata",
         "http_access deny tls !opened !CONNECT why.method",
         "http_access deny tls opened CONNECT why.method",
         *(f"http_access deny {name}.any !{name}.named why.name" for name in names),
@@ -327,6 +332,59 @@ def _access(served: List[Agent], resolves: bool) -> str:
         *(f"http_access allow {name}.any" for name in names),
         "http_access deny all",
     ]) + "\n"
+
+
+def _led(served: List[Agent]) -> List[str]:
+    """An agent's names lead into private networks that its own entries grant.
+
+    The resolver answers the proxy with what any agent's entry for the name grants, and the packet filter lets the proxy
+    there, whoever asked. So of those networks each agent is refused the ones that are not its own. Whatever else is private
+    the resolver has left out. Only of CONNECT: a request inside a connection needs no resolver.
+    """
+    granted = [cidr for agent in served for entry in https_names(agent) for cidr in entry["networks"]]
+    lines = []
+    for agent in served:
+        name = acl(agent["name"])
+        runs = _leading(https_names(agent))
+        if not any(networks for _port, networks, _run in runs):
+            lines += [f"acl {name}.foreign dst {network}" for network in _without([*LOOPBACK, *granted], ())]
+            lines.append(f"http_access deny {name}.any CONNECT {name}.foreign why.unresolved")
+            continue
+        for number, (port, networks, run) in enumerate(runs):
+            one, foreign = f"{name}.foreign.{number}", _without([*LOOPBACK, *granted], networks)
+            lines += [f"acl {one}.names {_listed(entry)}" for entry in run]
+            lines += [f"acl {one} dst {network}" for network in foreign]
+            # The first run that has the name judges, and none after it.
+            lines.append(f"http_access deny {name}.any CONNECT {name}.to.{port} !judged {one}.names now_judged "
+                         + (f"{one} why.unresolved" if foreign else "!all"))
+    return lines
+
+
+def _leading(entries: List[Dict[str, Any]]) -> List[Tuple[int, Tuple[str, ...], List[Dict[str, Any]]]]:
+    """(port, networks, entries of one kind) in the order in which entries decide; see _ways."""
+    def key(entry: Mapping[str, Any]) -> Tuple[str, int, Tuple[str, ...]]:
+        return _kind(entry), entry["port"], tuple(sorted(entry["networks"]))
+
+    exact = sorted((e for e in entries if _kind(e) == "exact"), key=key)
+    ordered = exact + [e for e in entries if _kind(e) == "below"]
+    return [(port, networks, list(run)) for (_kind_, port, networks), run in itertools.groupby(ordered, key=key)]
+
+
+def _without(networks: Iterable[str], own: Iterable[str]) -> List[str]:
+    """What these networks have besides own ones, as few networks as can be, sorted."""
+    left = [ipaddress.ip_network(cidr) for cidr in networks]
+    for taken in map(ipaddress.ip_network, own):
+        left = [part for network in left for part in _parts(network, taken)]
+    both = ([n for n in left if n.version == version] for version in (4, 6))
+    return [str(network) for found in both for network in ipaddress.collapse_addresses(found)]  # type: ignore[type-var]
+
+
+def _parts(network: Network, taken: Network) -> List[Network]:
+    if network.version != taken.version or not network.overlaps(taken):
+        return [network]
+    if network.subnet_of(taken):  # type: ignore[arg-type]
+        return []
+    return list(network.address_exclude(taken))  # type: ignore[arg-type]
 
 
 def _tls(served: List[Agent]) -> str:

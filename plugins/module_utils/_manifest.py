@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from typing import Any, Collection, Dict, List, Mapping, Tuple
 
-from ._manifest_network import read_cidr, read_host, read_private_network
+from . import _egress as by_name
+from ._manifest_network import read_api, read_cidr, read_host, read_private_network
 from ._manifest_place import Place, near, show
 from ._manifest_refused import NOT_YET
 from ._manifest_values import (
@@ -145,7 +146,7 @@ def _agent(value: Any, place: Place, tools: Mapping[str, bool]) -> Dict[str, Any
         "inner_sandbox": choice(INNER_SANDBOX),
         "secrets": list_of(_record({**SECRET, "tools": _tools(tools)}), lambda secret: secret["name"]),
         "egress": list_of(_egress, _destination, DESTINATIONS),
-        "critical_apis": list_of(read_text),
+        "critical_apis": list_of(read_api, str),
         "limits": _record(LIMITS),
         "monitoring": _record({"silence": read_silence, "unconfined": choice(UNCONFINED)}),
         "mode": choice(MODES),
@@ -155,6 +156,7 @@ def _agent(value: Any, place: Place, tools: Mapping[str, bool]) -> Dict[str, Any
     resolved = _record(readers)(value, place)
     if len(place.problems) == before:
         _refuse_contradictions(resolved, place, tools)
+        _inspect_critical_apis(resolved, value, place)
     return resolved
 
 
@@ -177,6 +179,34 @@ def _refuse_contradictions(agent: Dict[str, Any], place: Place, tools: Mapping[s
         place.member("workspace").member("read_write").refuse(
             f"{path} is in read_only too", "leave it in one of the two"
         )
+
+
+def _inspect_critical_apis(agent: Dict[str, Any], given: Dict[str, Any], place: Place) -> None:
+    """Have the proxy look at what critical APIs answer. given: the agent as the inventory has it."""
+    entries = by_name.https_names(agent)
+    for index, api in enumerate(agent["critical_apis"]):
+        ports = sorted({entry["port"] for entry in entries if by_name.matches(entry["name"], api)})
+        if not ports:
+            place.member("critical_apis").item(index).refuse(
+                f"{api} is none of the agent's https names, so nobody sees what it answers",
+                f"add {{name: {api}}} to egress, with protocol: https if its port is not {HTTPS_PORT}, or take it out here",
+            )
+        for port in ports:
+            entry = by_name.entry_for(entries, api, port)
+            if entry:
+                _inspect(agent, given, entry, api, place)
+
+
+def _inspect(agent: Dict[str, Any], given: Dict[str, Any], entry: Dict[str, Any], api: str, place: Place) -> None:
+    number = next(index for index, other in enumerate(agent["egress"]) if other is entry)
+    written = given["egress"][number]
+    # The resolved manifest has true; who writes false himself must hear that he cannot have both.
+    if written.get("inspect") is False:
+        place.member("egress").item(number).member("inspect").refuse(
+            f"false, but {api} is one of critical_apis, and what it answers is seen only where it is inspected",
+            "leave inspect out, or take the name out of critical_apis",
+        )
+    entry["inspect"] = True
 
 
 def _refuse_reader(tool: str, granted: List[str], place: Place, tools: Mapping[str, bool]) -> None:

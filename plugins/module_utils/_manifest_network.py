@@ -106,6 +106,14 @@ def read_host(value: Any, place: Place) -> str:
     return str(text)
 
 
+def read_api(value: Any, place: Place) -> str:
+    """A single host."""
+    name = read_host(value, place)
+    if name.startswith("*"):
+        place.refuse(f"{show(name)} is more than one host", "write each host whose failures wake somebody")
+    return name
+
+
 def _no_host(value: str) -> Tuple[str, str] | None:
     """What people write where a host name belongs: (problem, remedy)."""
     if not value.isascii():

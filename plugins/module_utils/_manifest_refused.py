@@ -137,10 +137,6 @@ DEVICES: Refusals = (
 #: What the schema describes and this release cannot deliver, by its place below one agent: refused, never
 #: half done. (why, what to write instead)
 NOT_YET: Dict[str, Tuple[str, str]] = {
-    "critical_apis": (
-        "nobody is woken by an API's answers yet",
-        "leave it out; with inspect: true the event log has the status of each answer",
-    ),
     "secrets[].broker": (
         "the egress proxy does not add secrets to requests yet",
         "leave it out; the agent then reads the secret from its ~/.vault",

@@ -17,11 +17,13 @@ LINGER = "/var/lib/systemd/linger"
 # usermod(8) on locking an account and not only its password. PAM's account phase then refuses whoever asks it:
 # sshd, su, cron, at and the user manager, for root too and for a key or a job that root has planted.
 EXPIRED = "1"
+COMMENT = "AI agent"  # where nothing else is wanted
 
 
 class Account(NamedTuple):
     """One user as the host's files have it."""
 
+    comment: str
     home: str
     shell: str
     groups: Tuple[str, ...]  # supplementary
@@ -61,6 +63,7 @@ def account(host: Host, user: str) -> Optional[Account]:
         return None
     shadow = next((shadow for shadow in _rows(host.shadow) if shadow[0] == user), [user, ""])
     return Account(
+        comment=row[4],
         home=row[5],
         shell=row[6],
         groups=tuple(sorted(entry[0] for entry in _rows(host.group) if user in entry[3].split(","))),
@@ -72,8 +75,8 @@ def account(host: Host, user: str) -> Optional[Account]:
     )
 
 
-def steps(host: Host, user: str, home: str) -> List[Step]:
-    """Commands that make or correct one user; none where it is right."""
+def steps(host: Host, user: str, home: str, comment: str = COMMENT) -> List[Step]:
+    """Commands that make or correct one user; none where it is right. comment: the field that says who it is, passwd(5)."""
     seen = account(host, user)
     expire = Step("let the account expire", ["usermod", "--expiredate", EXPIRED, user])
     if seen is None:
@@ -87,12 +90,14 @@ def steps(host: Host, user: str, home: str) -> List[Step]:
             "--shell",
             NOLOGIN,
             "--comment",
-            "AI agent",
+            comment,
             user,
         ]
         # useradd leaves out the day of a system user, seen with shadow 4.13.
         return [Step("create the user", create), expire]
     found: List[Step] = []
+    if seen.comment != comment:
+        found.append(Step(f"comment {seen.comment!r}", ["usermod", "--comment", comment, user]))
     if (seen.home, seen.shell) != (home, NOLOGIN):
         found.append(
             Step(

@@ -31,6 +31,10 @@ options:
         description: Home directory. It is not made here.
         type: path
         required: true
+      comment:
+        description: What the user database says of the user. No colon and no line break can stand in it.
+        type: str
+        default: AI agent
 """
 
 EXAMPLES = r"""
@@ -39,6 +43,11 @@ EXAMPLES = r"""
     users:
       - {name: agent-scout, home: /srv/agents/scout}
       - {name: agent-scribe, home: /srv/agents/scribe}
+
+- name: Make the user of a service that agents use
+  cordon.agent_host.agent_users:
+    users:
+      - {name: cordon-proxy, home: /nonexistent, comment: Egress proxy of AI agents}
 """
 
 RETURN = r"""
@@ -84,7 +93,7 @@ def _host() -> _users.Host:
 def _correct_accounts(module: AnsibleModule, host: _users.Host) -> List[str]:
     done = []
     for user in module.params["users"]:
-        for step in _users.steps(host, user["name"], user["home"]):
+        for step in _users.steps(host, user["name"], user["home"], user["comment"]):
             done.append(f"{user['name']}: {step.what}")
             if not module.check_mode:
                 module.run_command(step.argv, check_rc=True)
@@ -116,7 +125,11 @@ def _replace(path: str, text: str) -> None:
 
 
 def main() -> None:
-    entry = {"name": {"type": "str", "required": True}, "home": {"type": "path", "required": True}}
+    entry = {
+        "name": {"type": "str", "required": True},
+        "home": {"type": "path", "required": True},
+        "comment": {"type": "str", "default": _users.COMMENT},
+    }
     module = AnsibleModule(
         {"users": {"type": "list", "elements": "dict", "required": True, "options": entry}},
         supports_check_mode=True,

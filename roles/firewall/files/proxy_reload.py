@@ -3,12 +3,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """ExecReload= of cordon-proxy.service: have the running proxy take the configuration that is on disk.
 
-squid reads a new configuration without closing a tunnel, and asks no tunnel again whether it may stand. So a change that
-only adds is read in (SIGHUP); one that takes something away, or opens what was sealed, ends the working process with all
+squid reads a new configuration (SIGHUP) without closing a tunnel, and asks no tunnel again whether it may stand. So where a
+change takes something away from an agent, or opens what was sealed, the kernel then ends the connections of that agent, and
+of no other (ss -K, SOCK_DESTROY). Where that cannot be had, or the change concerns all, the working process ends with all
 tunnels, and squid's own parent starts another at once. The unit stays active, so that nothing that requires it stops.
 
-    proxy_reload.py start   note what squid is about to run (ExecStartPre=)
-    proxy_reload.py PID     reload; PID is squid's parent process ($MAINPID)
+    proxy_reload.py check   refuse what squid cannot read
+    proxy_reload.py PID     reload, as root; PID is squid's parent process ($MAINPID)
 """
 import os
 import re
@@ -18,30 +19,52 @@ import socket
 import subprocess
 import sys
 import time
-from typing import Dict, List
+from typing import Dict, List, Optional, Set
 
 WANTED = "/etc/cordon/proxy/squid.conf"
-RUNNING = "/run/cordon-proxy/running.conf"
+# Root's own, since root writes it: the proxy's user could plant a link in a directory of its own.
+RUNNING = "/var/lib/cordon/proxy/running.conf"
 STATE = ("127.99.255.1", 3128)
 PATIENCE = 20  # seconds
+ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 
 # What is inspected from now on must not go on unread in a tunnel from before.
 _INSPECTS = re.compile(r"^acl \S+\.way\.|^ssl_bump ")
 
 
-def narrower(before: str, after: str) -> bool:
-    """Whether a change may have taken something away, so that tunnels which stand must end.
+# The agent that a line is about stands in it before all else that could look like one.
+_AGENT = re.compile(r"\bagent\.([a-z][a-z0-9_]*)")
+_LISTENER = re.compile(r"^http_port (127\.[0-9.]+):\d+ name=agent\.([a-z][a-z0-9_]*)[. ]", re.M)
+# A network that an entry grants, the one comment that counts.
+_MAY_LEAD = re.compile(r"^# ([a-z][a-z0-9_]*): \S+ on \d+ may lead to \S+$")
+
+
+def narrowed(before: str, after: str) -> Optional[Set[str]]:
+    """The agents of whom something may have been taken, so that their tunnels must end; None: of everybody.
 
     The text grants name by name, a line each, and what refuses is the same for all: more lines, more is granted.
     """
-    old, new = set(meant(before)), set(meant(after))
-    return bool(old - new) or any(_INSPECTS.search(line) for line in new - old)
+    old, new = meant(before), meant(after)
+    found = {whose for whose in old
+             if old[whose] - new.get(whose, set()) or any(_INSPECTS.search(line) for line in new.get(whose, set()) - old[whose])}
+    return None if "" in found else found
 
 
-def meant(text: str) -> List[str]:
-    """The lines that decide something: no comments, and no digest of the whole."""
-    lines = (line.strip() for line in text.splitlines())
-    return [line for line in lines if line and not line.startswith(("#", "visible_hostname "))]
+def meant(text: str) -> Dict[str, Set[str]]:
+    """The lines that grant something by the agent whom they grant it, "" for those of all: no digest of the whole."""
+    found: Dict[str, Set[str]] = {"": set()}
+    for line in map(str.strip, text.splitlines()):
+        # What is foreign to an agent is what others are granted and it is not. What is its own, _MAY_LEAD has.
+        if not line or line.startswith("visible_hostname ") or ".foreign" in line or (line[0] == "#" and not _MAY_LEAD.match(line)):
+            continue
+        whose = _MAY_LEAD.match(line) or _AGENT.search(line)
+        found.setdefault(whose.group(1) if whose else "", set()).add(line)
+    return found
+
+
+def listeners(text: str) -> Dict[str, str]:
+    """The address on which each agent is served."""
+    return {name: address for address, name in _LISTENER.findall(text)}
 
 
 def digest(text: str) -> str:
@@ -76,27 +99,66 @@ def read(path: str) -> str:
 
 
 def apply(parent: int) -> None:
-    """Reload, and return once the new configuration answers."""
+    """Reload, and return once the new configuration answers, and what it does not grant has ended."""
     before, after = read(RUNNING), read(WANTED)
     shutil.copyfile(WANTED, RUNNING)
-    if narrower(before, after):
-        for pid in workers(parent):
-            # A signal that squid leaves at its default: its parent takes the end for a fault and starts another. After
-            # SIGTERM or SIGKILL it would end itself (Kid::shouldRestart).
-            os.kill(pid, signal.SIGALRM)
+    whose = narrowed(before, after)
+    if whose is None:
+        end_all(parent)
     else:
         os.kill(parent, signal.SIGHUP)
+    wait(after)
+    # Only now: until it has read the list squid would open what was just ended again.
+    where = listeners(before)
+    if whose and not all(cut(where[name]) for name in whose if name in where):
+        print("the kernel ended no connection (ss -K): all tunnels end instead")
+        end_all(parent)
+        wait(after)
+
+
+def end_all(parent: int) -> None:
+    """End the working process, and every tunnel with it."""
+    for pid in workers(parent):
+        # A signal that squid leaves at its default: its parent takes the end for a fault and starts another. After
+        # SIGTERM or SIGKILL it would end itself (Kid::shouldRestart).
+        os.kill(pid, signal.SIGALRM)
+
+
+def wait(text: str) -> None:
+    """Until the proxy answers with this configuration."""
     end = time.monotonic() + PATIENCE
-    while digest(after) not in state():
+    while digest(text) not in state():
         if time.monotonic() > end:
             raise SystemExit(f"the proxy does not answer with {WANTED} after {PATIENCE} s: see journalctl -u cordon-proxy")
         time.sleep(0.05)
 
 
+def cut(address: str) -> bool:
+    """End what stands on both listeners of an agent; whether it has ended. Needs CAP_NET_ADMIN."""
+    stood = peers(address)
+    sockets("--kill", "state", "connected", "src", address)
+    return stood is not None and not stood & (peers(address) or set())
+
+
+def peers(address: str) -> Optional[Set[str]]:
+    """The other ends of the connections on an address; None where that cannot be told."""
+    said = sockets("state", "established", "src", address)
+    return None if said is None else {line.split()[-1] for line in said.splitlines() if line.strip()}
+
+
+def sockets(*arguments: str) -> Optional[str]:
+    """What ss(8) prints of TCP; None where it fails. A kernel without SOCK_DESTROY it passes over in silence."""
+    try:
+        done = subprocess.run(["/usr/bin/ss", "--no-header", "--numeric", "--tcp", *arguments], env=ENVIRONMENT, check=False,
+                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    except OSError:
+        return None
+    return None if done.returncode else done.stdout
+
+
 def check() -> None:
     """Refuse a configuration that squid cannot read: it would end with it."""
-    environment: Dict[str, str] = {"PATH": "/usr/sbin:/usr/bin", "LC_ALL": "C"}
-    done = subprocess.run(["/usr/sbin/squid", "-k", "parse", "-f", WANTED], env=environment, check=False,
+    done = subprocess.run(["/usr/sbin/squid", "-k", "parse", "-f", WANTED], env=ENVIRONMENT, check=False,
                           stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode:
         wrong = [line for line in done.stderr.splitlines() if re.search("FATAL|ERROR|Bungled", line)]
@@ -104,10 +166,9 @@ def check() -> None:
 
 
 def main(arguments: List[str]) -> None:
-    """start | PID"""
-    check()
-    if arguments == ["start"]:
-        shutil.copyfile(WANTED, RUNNING)
+    """check | PID"""
+    if arguments == ["check"]:
+        check()
     else:
         apply(int(arguments[0]))
 

@@ -26,7 +26,10 @@ HERE = Path(__file__).parent
 FILES = HERE.parents[2] / "roles" / "firewall" / "files"
 USER = SERVICE_USERS["cordon-proxy"]
 WORLD, PORT = "203.0.113.9", 8443
-NAMES = ("allowed.test", "second.test", "denied.test", "seen.test", "twin.test", "untrusted.test", "a.wild.test")
+# A private address of the same world, and the names that lead there.
+INSIDE = "10.20.0.3"
+NAMES_INSIDE = ("private.test", "a.inside.test", "b.inside.test")
+NAMES = ("allowed.test", "second.test", "denied.test", "seen.test", "twin.test", "untrusted.test", "a.wild.test", *NAMES_INSIDE)
 
 
 class ProxyHost:
@@ -56,9 +59,11 @@ class ProxyHost:
         self._world()
         for name, text in _egress_proxy.errors().items():
             (self.config / "errors" / name).write_text(text)
-        addresses = {**dict.fromkeys((*NAMES, "closed.test"), WORLD), "metadata.test": "169.254.169.254"}
+        addresses = {**dict.fromkeys((*NAMES, "closed.test"), WORLD), **dict.fromkeys(NAMES_INSIDE, INSIDE),
+                     "metadata.test": "169.254.169.254", "loop.test": "127.0.0.1"}
         self._start(self.network.host, "root", "dns", json.dumps(addresses))
-        self._start(self.network.world, "root", "tls", str(self.root / "world"), WORLD, str(PORT))
+        for address in (WORLD, INSIDE):
+            self._start(self.network.world, "root", "tls", str(self.root / "world"), address, str(PORT))
 
     def _world(self) -> None:
         """A company's authority that signs for the world, and one host that nobody signed for."""
@@ -89,7 +94,7 @@ class ProxyHost:
         result = self.network.apply(*agents, services={**SERVICES, "upstream_proxy": upstream})
         assert not result.get("failed"), result
         if not upstream:
-            for address in (WORLD, "169.254.169.254"):
+            for address in (WORLD, INSIDE, "169.254.169.254"):
                 element = f"{{ {address} . tcp . {PORT} timeout 1h }}"
                 self.network.nft("add", "element", "inet", "cordon", "named4__proxy", element)
         (self.config / "squid.conf").write_text(self.text(*agents, upstream=upstream))
@@ -112,10 +117,10 @@ class ProxyHost:
         """Until the proxy answers with the configuration that is on disk."""
         self._reloader("[time.sleep(0.05) for _ in range(400) if p.digest(p.read(p.WANTED)) not in p.state()]")
 
-    def reload(self) -> None:
-        """What ExecReload= does."""
+    def reload(self, before: str = "") -> None:
+        """What ExecReload= does; before: a statement that comes first."""
         assert self.squid
-        self._reloader(f"p.apply({self.parent()})")
+        self._reloader(f"{before}p.apply({self.parent()})")
 
     def parent(self) -> int:
         """squid's main process: what is started here becomes it by exec."""
@@ -172,6 +177,19 @@ class ProxyHost:
         """Run a usual program."""
         return subprocess.run(self._command(self.network.host, user, *command), capture_output=True, text=True, check=False,
                               timeout=60, cwd="/", env={"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", **(environment or {})})
+
+    def questions(self) -> list[str]:
+        """The names that the proxy has asked the resolver for since the last call."""
+        time.sleep(0.1)
+        assert self.children[0].stdout
+        descriptor = self.children[0].stdout.fileno()
+        os.set_blocking(descriptor, False)
+        try:
+            return os.read(descriptor, 1 << 16).decode().split()
+        except BlockingIOError:
+            return []
+        finally:
+            os.set_blocking(descriptor, True)
 
     def listener(self, name: str) -> str:
         """Where an agent asks."""

@@ -20,17 +20,19 @@ import pytest
 from ansible_collections.cordon.agent_host.plugins.module_utils import _egress, _egress_proxy
 
 from .network import AGENT, ORDINARY, OTHER_AGENT, Network, agent, named
-from .proxy_host import NAMES, PORT, WORLD, ProxyHost, say
+from .proxy_host import INSIDE, NAMES, PORT, WORLD, ProxyHost, say
 
 
-def granted(name: str, inspect: bool = False, port: int = PORT) -> dict:
-    return {**named(name, port), "inspect": inspect}
+def granted(name: str, inspect: bool = False, port: int = PORT, networks: tuple[str, ...] = ()) -> dict:
+    return {**named(name, port), "inspect": inspect, "networks": list(networks)}
 
 
 ONE = agent("one", AGENT, *(granted(name) for name in ("allowed.test", "second.test", "metadata.test", "gone.test",
-                                                       "closed.test", "*.wild.test")))
+                                                       "closed.test", "*.wild.test", "loop.test", "private.test")))
 TWO = agent("two", OTHER_AGENT, granted("second.test"), *(granted(name, inspect=True)
-                                                          for name in ("seen.test", "twin.test", "untrusted.test")))
+                                                          for name in ("seen.test", "twin.test", "untrusted.test", "gone.test")), granted("closed.test", True, 9),
+            granted("private.test", networks=("10.20.0.0/24",)), granted("*.inside.test", networks=(f"{INSIDE}/32",)),
+            granted("b.inside.test"))
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +126,10 @@ def test_a_big_upload_and_a_hundred_tunnels_at_once(host):
 
 # --- what does not ------------------------------------------------------------------------------------
 
+# One address in the spellings that programs read as it, and what else a cloud answers on.
+METADATA = ("169.254.169.254", "2852039166", "0xa9fea9fe", "0xa9.0xfe.0xa9.0xfe", "0251.0376.0251.0376", "169.16689662",
+            "[::ffff:169.254.169.254]", "[::ffff:a9fe:a9fe]", "[64:ff9b::a9fe:a9fe]", "[2002:a9fe:a9fe::1]", "[fd00:ec2::254]",
+            "[fe80::a9fe:a9fe]", "100.100.100.200")
 REFUSED = [
     # the CONNECT line, the SNI, the reason that is logged
     (f"denied.test:{PORT}", "denied.test", "name"),
@@ -131,12 +137,12 @@ REFUSED = [
     (f"xallowed.test:{PORT}", "xallowed.test", "name"),
     (f"allowed.test.denied.test:{PORT}", "allowed.test", "name"),
     (f"{WORLD}:{PORT}", "allowed.test", "name"),
-    (f"169.254.169.254:{PORT}", "allowed.test", "name"),
-    ("[::ffff:169.254.169.254]:80", "allowed.test", "name"),
+    *((f"{spelling}:80", "allowed.test", "metadata") for spelling in METADATA),
     (f"metadata.google.internal:{PORT}", "metadata.google.internal", "metadata"),
     ("allowed.test:22", "allowed.test", "port"),
     (f"metadata.test:{PORT}", "metadata.test", "metadata"),
     (f"gone.test:{PORT}", "gone.test", "unresolved"),
+    (f"loop.test:{PORT}", "loop.test", "unresolved"),
     (f"seen.test:{PORT}", "seen.test", "name"),
 ]
 
@@ -150,12 +156,30 @@ def test_what_is_not_granted_gets_a_plain_403_and_is_logged(host, connect, sni, 
 
 def test_a_refused_name_is_never_asked_of_the_dns(host):
     """Else the labels of a name would carry data out (NVIDIA/OpenShell #1169)."""
-    resolver = host.children[0]
-    host.tries(AGENT, through(host, connect=f"secret-data.denied.test:{PORT}"), through(host, connect=f"gone.test:{PORT}"))
-    os.set_blocking(resolver.stdout.fileno(), False)
-    asked = resolver.stdout.read() or ""
-    os.set_blocking(resolver.stdout.fileno(), True)
-    assert "secret-data" not in asked
+    host.questions()
+    host.tries(AGENT, through(host, connect=f"secret-data.denied.test:{PORT}"), through(host, connect=f"new.wild.test:{PORT}"))
+    assert set(host.questions()) == {"new.wild.test"}
+
+
+def test_an_address_is_never_asked_of_the_dns(host):
+    host.questions()
+    host.tries(AGENT, *(through(host, connect=f"{spelling}:80") for spelling in (*METADATA, WORLD)))
+    assert host.questions() == []
+
+
+# Agent, name, whether it is led inside: the resolver answers the proxy with what either agent's entries grant.
+LED = [("two", "private.test", True), ("one", "private.test", False), ("two", "a.inside.test", True),
+       ("two", "b.inside.test", False), ("two", "second.test", True), ("one", "second.test", True)]
+
+
+@pytest.mark.parametrize(("name", "host_name", "led"), LED)
+def test_what_one_agents_entry_grants_leads_no_other_agent_there(host, name, host_name, led):
+    found, logged = tried(host, {"one": AGENT, "two": OTHER_AGENT}[name], through(host, name, f"{host_name}:{PORT}"))
+    if led:
+        assert found["answers"] == [f"200 {host_name}"]
+    else:
+        assert found["connect"] == "403"
+        assert shown(logged) == [("refused", "unresolved", host_name, None)]
 
 
 TLS_REFUSED = [
@@ -338,23 +362,57 @@ def test_a_wider_allowlist_cuts_no_tunnel(fresh):
     assert say(held) == "200 allowed.test"
 
 
-def test_a_narrower_allowlist_ends_its_tunnels(fresh):
-    held = fresh.hold(AGENT, "one", "allowed.test")
-    assert say(held) == "200 allowed.test"
-    parent = fresh.parent()
+ENDED = ("closed", "ConnectionResetError", "BrokenPipeError", "SSLEOFError", "SSLZeroReturnError")
+
+
+def test_a_narrower_allowlist_ends_its_tunnels_and_no_other_agents(fresh):
+    held, others = fresh.hold(AGENT, "one", "allowed.test"), fresh.hold(OTHER_AGENT, "two", "second.test")
+    assert (say(held), say(others)) == ("200 allowed.test", "200 second.test")
+    before = fresh.family()
     fresh.install(agent("one", AGENT, granted("second.test")), TWO)
     fresh.reload()
-    assert say(held) in ("closed", "ConnectionResetError", "BrokenPipeError", "SSLEOFError", "SSLZeroReturnError")
+    assert say(held) in ENDED
     assert fresh.tries(AGENT, through(fresh))[0]["connect"] == "403"
-    assert fresh.squid.poll() is None and fresh.parent() == parent, "the unit stays active"
+    assert say(others) == "200 second.test"
+    assert fresh.squid.poll() is None and fresh.family() == before, "the unit stays active, and squid's process too"
+
+
+def test_an_agent_that_is_gone_leaves_no_tunnel(fresh):
+    held, others = fresh.hold(AGENT, "one", "allowed.test"), fresh.hold(OTHER_AGENT, "two", "second.test")
+    fresh.install(TWO)
+    fresh.reload()
+    assert say(held) in ENDED and say(others) == "200 second.test"
+
+
+def test_a_network_that_is_taken_away_ends_what_stands_in_it(fresh):
+    held = fresh.hold(OTHER_AGENT, "two", "private.test")
+    assert say(held) == "200 private.test"
+    rest = [entry for entry in TWO["egress"] if entry["name"] != "private.test"]
+    fresh.install(agent("one", AGENT, granted("private.test", networks=("10.20.0.0/24",))),
+                  agent("two", OTHER_AGENT, *rest, granted("private.test")))
+    fresh.reload()
+    assert say(held) in ENDED
+    assert fresh.tries(OTHER_AGENT, through(fresh, "two", f"private.test:{PORT}"))[0]["connect"] == "403"
+    assert fresh.tries(AGENT, through(fresh, connect=f"private.test:{PORT}"))[0]["answers"] == ["200 private.test"]
+
+
+def test_a_kernel_that_ends_no_connection_ends_all_tunnels(fresh):
+    """CONFIG_INET_DIAG_DESTROY is a choice; ss passes over what it cannot end in silence."""
+    held, others = fresh.hold(AGENT, "one", "allowed.test"), fresh.hold(OTHER_AGENT, "two", "second.test")
+    fresh.install(agent("one", AGENT, granted("second.test")), TWO)
+    fresh.reload("ask = p.sockets; p.sockets = lambda *words: ask(*[word for word in words if word != '--kill']); ")
+    assert say(held) in ENDED and say(others) in ENDED
+    assert fresh.tries(AGENT, through(fresh, connect=f"second.test:{PORT}"))[0]["answers"] == ["200 second.test"]
 
 
 def test_a_host_that_is_inspected_from_now_on_ends_its_tunnels(fresh):
-    held = fresh.hold(OTHER_AGENT, "two", "second.test")
+    held, others = fresh.hold(OTHER_AGENT, "two", "second.test"), fresh.hold(AGENT, "one", "allowed.test")
     assert say(held) == "200 second.test"
     fresh.install(ONE, agent("two", OTHER_AGENT, granted("second.test", inspect=True)))
     fresh.reload()
-    assert say(held) in ("closed", "ConnectionResetError", "BrokenPipeError", "SSLEOFError", "SSLZeroReturnError")
+    assert say(held) in ENDED and say(others) == "200 allowed.test"
+    assert '"sni": "second.test"' in curl(fresh, f"https://second.test:{PORT}/", name="two", user=OTHER_AGENT).stdout
+    assert fresh.log()[-1]["inspected"]
 
 
 def test_while_the_proxy_is_dead_agents_are_refused_at_once(fresh):

@@ -11,7 +11,7 @@ from ansible_collections.cordon.agent_host.plugins.module_utils import _users
 
 HOME = "/srv/agents/a"
 RIGHT = _users.Host(
-    passwd=f"root:x:0:0::/root:/bin/bash\nagent-a:x:990:990::{HOME}:/usr/sbin/nologin\n",
+    passwd=f"root:x:0:0::/root:/bin/bash\nagent-a:x:990:990:AI agent:{HOME}:/usr/sbin/nologin\n",
     group="sudo:x:27:\nagent-a:x:990:\n",
     shadow="agent-a:!:20000:::::1:\n",
     subuid="alice:100000:65536\n",
@@ -31,6 +31,14 @@ def test_a_missing_user_is_created_without_login():
     assert expire.argv == ["usermod", "--expiredate", "1", "agent-b"]
 
 
+def test_a_user_is_called_what_it_is():
+    """The proxy and the resolver have such users too, and are no agents."""
+    create, _expire = _users.steps(RIGHT, "agent-b", "/nonexistent", "Egress proxy")
+    assert create.argv[create.argv.index("--comment") + 1] == "Egress proxy"
+    (step,) = _users.steps(RIGHT, "agent-a", HOME, "Egress proxy")
+    assert step.argv == ["usermod", "--comment", "Egress proxy", "agent-a"]
+
+
 @pytest.mark.parametrize(
     ("wrong", "argv"),
     [
@@ -41,7 +49,7 @@ def test_a_missing_user_is_created_without_login():
         ({"subuid": "agent-a:100000:65536\n"}, ["usermod", "--del-subuids", "100000-165535", "agent-a"]),
         ({"lingering": ("agent-a",)}, ["rm", "--", "/var/lib/systemd/linger/agent-a"]),
         (
-            {"passwd": f"agent-a:x:990:990::{HOME}:/bin/bash\n"},
+            {"passwd": f"agent-a:x:990:990:AI agent:{HOME}:/bin/bash\n"},
             ["usermod", "--home", HOME, "--shell", _users.NOLOGIN, "agent-a"],
         ),
     ],

@@ -52,6 +52,7 @@ AGENTS = st.fixed_dictionaries(
         "secrets": st.lists(st.fixed_dictionaries({"name": TEXT}), max_size=2),
         "egress": st.lists(EGRESS, max_size=2),
         "limits": st.dictionaries(KEYS, SCALARS, max_size=3),
+        "critical_apis": st.lists(HOSTS, max_size=2),
         "mode": TEXT,
     },
 )

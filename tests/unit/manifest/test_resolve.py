@@ -164,6 +164,20 @@ def test_the_input_and_the_defaults_stay_as_they_were() -> None:
     assert (given, defaults) == ([EVERY_KEY], _manifest.DEFAULTS)
 
 
+def test_what_a_critical_api_answers_is_inspected_and_nothing_else() -> None:
+    names = ["*.example.org", "api.example.org", "*.api.example.org", "other.example"]
+    egress = [{"name": name} for name in names] + [{"name": "api.example.org", "port": 8443, "protocol": "https"}]
+
+    def seen(*critical: str) -> list[tuple[str, int]]:
+        (agent,) = resolve([{**SMALLEST, "egress": egress, "critical_apis": list(critical)}])
+        return [(entry["name"], entry["port"]) for entry in agent["egress"] if entry["inspect"]]
+
+    assert seen() == []
+    assert seen("api.example.org") == [("api.example.org", 443), ("api.example.org", 8443)]
+    assert seen("x.example.org") == [("*.example.org", 443)]
+    assert seen("x.api.example.org", "other.example") == [("*.api.example.org", 443), ("other.example", 443)]
+
+
 def test_messages_call_the_list_as_the_caller_does() -> None:
     with pytest.raises(AnsibleFilterError, match=r"\nfirewall_agents\[0\]: unknown key 'x'"):
         resolve([{**SMALLEST, "x": 1}], root="firewall_agents")

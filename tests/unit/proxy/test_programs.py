@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.cordon.agent_host.plugins.module_utils import _egress
+from ansible_collections.cordon.agent_host.plugins.module_utils._egress_proxy import config
 from ansible_collections.cordon.agent_host.plugins.module_utils._egress_proxy_log import event
 
 FILES = Path(__file__).resolve().parents[3] / "roles" / "firewall" / "files"
@@ -39,20 +41,57 @@ def test_names_are_compared_and_all_else_is_an_error(line, answer):
     assert same_name.answer(line) == answer
 
 
-BASE = ["visible_hostname cordon-1", "# one", "acl agent.a.443.exact dstdomain -n x", "ssl_bump splice same_name is.tunnel"]
+def lists(*agents, upstream=None):
+    return config([{"name": name, "user": f"agent-{name}", "egress": list(egress)} for name, *egress in agents], upstream)
 
 
-@pytest.mark.parametrize(("after", "narrower"), [
-    (BASE, False),
-    (["visible_hostname cordon-2", "# two", *BASE[2:]], False),
-    ([*BASE, "acl agent.a.443.exact dstdomain -n y"], False),
-    ([BASE[0], BASE[3]], True),
-    ([*BASE[:2], "acl agent.a.443.exact dstdomain -n y", BASE[3]], True),
-    ([*BASE, "acl agent.a.way.0 dstdomain -n x"], True),
-    ([*BASE, "ssl_bump bump agent.a.tls agent.a.to.443 agent.a.way.0 same_name is.inspected"], True),
+def granted(name, inspect=False, networks=()):
+    return {"name": name, "port": 443, "protocol": "https", "log": True, "inspect": inspect, "networks": list(networks)}
+
+
+X, Y, OTHER = granted("agent.x.example"), granted("y.example"), ("other", granted("agent.x.example"))
+LED = granted("y.example", networks=["10.30.0.0/24", "10.40.0.0/24"])
+
+
+@pytest.mark.parametrize(("before", "after", "narrowed"), [
+    ([("one", X), OTHER], [("one", X), OTHER], set()),
+    ([("one", X), OTHER], [("one", X, Y), OTHER], set()),
+    ([("one", X), OTHER], [("one", X), OTHER, ("third", Y)], set()),
+    ([("one", X, Y), OTHER], [("one", X), OTHER], {"one"}),
+    ([("one", X, Y), OTHER], [OTHER], {"one"}),
+    ([("one", X, Y), OTHER], [("one", X, granted("y.example", inspect=True)), OTHER], {"one"}),
+    # Networks: one more ends nothing, neither here nor where it is refused from now on; one less ends what may stand in it.
+    ([("one", X, Y), OTHER], [("one", X, LED), OTHER], set()),
+    ([("one", X, LED), OTHER], [("one", X, Y), OTHER], {"one"}),
+    ([("one", X, LED), OTHER], [("one", X, granted("y.example", networks=["10.30.0.0/24"])), OTHER], {"one"}),
+    ([("one", LED), ("other", LED)], [("one", Y), ("other", LED)], {"one"}),
 ])
-def test_which_change_ends_tunnels(after, narrower):
-    assert reload.narrower("\n".join(BASE), "\n".join(after)) is narrower
+def test_a_change_ends_the_tunnels_of_those_from_whom_it_takes(before, after, narrowed):
+    assert reload.narrowed(lists(*before), lists(*after)) == narrowed
+
+
+def test_a_change_that_is_everybodys_ends_all_tunnels():
+    before = lists(OTHER)
+    assert reload.narrowed(before, lists(OTHER, upstream={"address": "192.0.2.8", "port": 8080})) is None
+    assert reload.narrowed(before, before.replace("acl CONNECT method CONNECT", "acl CONNECT method GET")) is None
+
+
+def test_where_an_agent_is_served_stands_in_the_text():
+    assert reload.listeners(lists(("one", X), OTHER)) == _egress.addresses([{"name": "one"}, {"name": "other"}])
+
+
+def answers(monkeypatch, *outputs):
+    """ss, as it answers one call after the other; None: it fails."""
+    asked = list(outputs)
+    monkeypatch.setattr(reload, "sockets", lambda *_arguments: asked.pop(0))
+
+
+def test_whether_connections_have_ended_is_looked_at(monkeypatch):
+    row = "0 0 127.99.3.7:3128 127.0.0.1:%d\n"
+    for outputs, ended in [((row % 5, "", ""), True), ((row % 5, "", row % 6), True), (("", "", ""), True),
+                           ((row % 5, "", row % 5), False), ((None, None, None), False)]:
+        answers(monkeypatch, *outputs)
+        assert reload.cut("127.99.3.7") is ended
 
 
 def test_a_bundle_has_each_certificate_once_and_nothing_else():

@@ -20,6 +20,8 @@ SECRET = "secret-misused"
 AUDIT_LOST = "audit-records-lost"
 AUDIT_OFF = "audit-off"
 GAP = "log-gap"
+API_FAILING = "api-failing"
+API_ANSWERING = "api-answering"
 TEST = "test"
 
 SUMMARIES = {
@@ -43,17 +45,22 @@ def rule_of(event: Event, sensitive_paths: Sequence[str]) -> str | None:
 
 
 def alert(event: Event, rule: str) -> Alert:
-    """The alert of an event; its shape: docs/monitoring.md."""
+    """The alert of an event that meets a rule."""
     endpoint = event.get("address") or event.get("name")
     shown = {"path": None, **event, "endpoint": endpoint, "agent": event["agent"] or event["program"] or "somebody"}
     shown["did"] = "was refused" if event["outcome"] == "denied" else "read"
+    return event_alert(event, rule, severity(event, rule), SUMMARIES[rule].format(**shown))
+
+
+def event_alert(event: Event, rule: str, severity: str, summary: str) -> Alert:
+    """An alert with the event behind it; its shape: docs/monitoring.md."""
     return {
         "alert": rule,
-        "severity": severity(event, rule),
+        "severity": severity,
         "agent": event["agent"],
         "host": event["host"],
         "time": event["time"],
-        "summary": SUMMARIES[rule].format(**shown),
+        "summary": summary,
         "event": event,
     }
 

@@ -25,6 +25,7 @@ class Settings(NamedTuple):
     alert_window: int  # seconds within which the same alert is not sent again
     audit_required: bool  # False where the operator accepted a host without audit
     sensitive_paths: list[str]  # shell patterns; `*` spans directories
+    api_failures: int = 3  # calls of a critical API that fail within critical_api.WINDOW before somebody is woken
 
 
 def settings(path: Path = SETTINGS) -> Settings:
@@ -40,6 +41,7 @@ class Agents(NamedTuple):
     burning: frozenset[str] = frozenset()
     by_address: Mapping[str, str] = {}  # the address on which the proxy serves an agent -> its name
     named: Mapping[str, list[dict[str, Any]]] = {}  # egress by name, of the agents that have a line with `log: false`
+    critical: Mapping[str, list[str]] = {}  # critical_apis, of each agent
     secrets: Mapping[str, Mapping[str, list[str]]] = {}  # of each agent, its secrets and the only tools that may read them
 
     def wants(self, event: Mapping[str, Any]) -> bool:
@@ -63,8 +65,9 @@ def agents(path: Path = MANIFEST) -> Agents:
     named = {agent["name"]: [entry for entry in agent.get("egress", []) if "name" in entry] for agent in listed}
     quiet = {name: entries for name, entries in named.items() if not all(entry["log"] for entry in entries)}
     by_address = {address: name for name, address in _egress.addresses(listed).items()}
+    critical = {agent["name"]: agent.get("critical_apis", []) for agent in listed}
     secrets = {agent["name"]: {one["name"]: one["tools"] for one in agent.get("secrets", [])} for agent in listed}
-    return Agents(by_uid, frozenset(agent["name"] for agent in listed), burning, by_address, quiet, secrets)
+    return Agents(by_uid, frozenset(named), burning, by_address, quiet, critical, secrets)
 
 
 class LiveAgents:

@@ -12,6 +12,7 @@ from .act import AuditEvent
 from .alert_rules import Alert
 from .config import Agents, Settings
 from .correlate import Correlator
+from .critical_api import CriticalApis
 from .event import Event
 from .firewall_line import KernelLine, firewall_event
 from .limit import Limiter
@@ -27,6 +28,7 @@ class Pipeline:
         self._raise_alert = raise_alert
         self._correlator = Correlator()
         self.limiter = Limiter(settings.host)
+        self._apis = CriticalApis(settings.api_failures)
         self._window = alert_rules.Window(settings.alert_window)
         self._done: list[Event] = []
         self._lost: int | None = None
@@ -55,9 +57,16 @@ class Pipeline:
     def take_proxy(self, text: str, identity: str, agents: Agents, now: float) -> bool:
         """A line of the proxy's log; False where it is none."""
         event = proxy_event(text, identity, self._settings.host, agents.by_address)
-        if event and agents.wants(event):
+        if event is None:
+            return False
+        found = self._apis.take(event, agents.critical)
+        event.pop("echo", None)
+        if found:
+            # Not through the window: each such alert is a change, and held back it would leave the one before it as the last word.
+            self._raise_alert({**found, "repeats": 0})
+        if agents.wants(event):
             self._finish([event], now)
-        return event is not None
+        return True
 
     def take_lost(self, lost: int, now: float, wall: float) -> None:
         """The kernel's count of audit records that it lost since boot."""

@@ -40,7 +40,10 @@ def proxy_event(text: str, identity: str, host: str, addresses: Mapping[str, str
 
 def _told(said: Mapping[str, Any]) -> Event:
     refusal = said["reason"] if said["outcome"] == "refused" else None
+    # A key of this program's own, which is not written.
+    echo = {"echo": True} if said["echo"] else {}
     return {
+        **echo,
         "kind": "api_call",
         "outcome": "denied" if refusal else "allowed",
         "operation": _TUNNEL.get(said["outcome"]) or ("open" if said["method"] == "CONNECT" else said["method"]),
