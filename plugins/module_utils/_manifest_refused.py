@@ -134,15 +134,6 @@ DEVICES: Refusals = (
     ("it unseals the keys of the vaults", ("/dev/tpm",)),
 )
 
-#: What the schema describes and this release cannot deliver, by its place below one agent: refused, never
-#: half done. (why, what to write instead)
-NOT_YET: Dict[str, Tuple[str, str]] = {
-    "secrets[].broker": (
-        "the egress proxy does not add secrets to requests yet",
-        "leave it out; the agent then reads the secret from its ~/.vault",
-    ),
-}
-
 
 def environment_refusal(name: str) -> str | None:
     """Why the manifest may not set this environment variable; None where it may."""
