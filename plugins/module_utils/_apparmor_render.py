@@ -318,7 +318,7 @@ def _home(agent: Dict[str, Any], access: str, execute: str = "") -> Block:
 
 def _secrets(agent: Dict[str, Any], secrets: List[Dict[str, Any]], verdict: str) -> Block:
     vault = literal(agent["home"]) + "/.vault/"
-    rules = [Rule(literal(vault + secret["name"]), "r", verdict=verdict) for secret in secrets]
+    rules = [Rule(literal(vault + secret["name"]), "r", verdict=verdict) for secret in secrets if not secret.get("broker")]
     title = "agents[%s].secrets%s" % (agent["name"], ": each read leaves a record" if verdict else "")
     return Block(title, lines(rules + [Rule(vault, "r")]) if rules else [])
 

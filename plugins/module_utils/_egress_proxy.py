@@ -21,6 +21,7 @@ import itertools
 import re
 from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple, Union
 
+from . import _brokered
 from ._egress import PROXY_LISTENS_TO, PROXY_PORT, addresses, https_names
 from ._metadata import NAMES, NETWORKS
 
@@ -48,13 +49,14 @@ class Places(NamedTuple):
     errors: str = f"{CONFIG}/errors"
     same_name: str = "/usr/lib/cordon/proxy_same_name.py"
     log: str = LOG
+    brokered: str = _brokered.INCLUDED
 
 
 HOST = Places()
 
 # Why something was refused: the reason in the log, and what the agent is told where it can be told anything.
 REASONS: Dict[str, str] = {
-    "method": "Only CONNECT is served here: use https://.",
+    "method": "Only CONNECT is served here, use https://; and no TRACE inside.",
     "metadata": "No agent may reach a metadata service.",
     "name": "The manifest does not grant this agent the name.",
     "port": "The manifest grants this agent the name, but not on this port.",
@@ -72,6 +74,7 @@ def config(
     upstream: {"address", "port"} of the company's own proxy, which then resolves names in our place.
     internal_ca: whether places.internal holds certificates to trust besides the system's.
     """
+    agents = list(agents)
     served = sorted((agent for agent in agents if https_names(agent)), key=lambda agent: agent["name"])
     where = addresses(agents)
     text = "\n".join([
@@ -82,6 +85,7 @@ def config(
         _access(served, resolves=not upstream),
         _tls(served),
         _next_hops(served, upstream),
+        *_included(_brokered.declared(agents), places),
     ])
     return text.replace(_DIGEST, digest(text))
 
@@ -184,6 +188,9 @@ sslcrtd_children 4 startup=1 idle=1
 # The name of the inspected host and no other: the authority is constrained to those names.
 sslproxy_cert_adapt setCommonName all
 
+# Its own pages would show the configuration, secrets that it adds among it.
+cachemgr_passwd disable all
+
 # What a refused CONNECT is answered; squid takes its own pages from where they are.
 error_directory {places.errors}
 
@@ -204,6 +211,7 @@ def _shared_lists() -> str:
         *(f"acl why.{reason} annotate_transaction reason={reason}" for reason in REASONS),
         *(f"acl is.{outcome} annotate_transaction outcome={outcome}" for outcome in ("tunnel", "inspected")),
         "acl CONNECT method CONNECT",
+        "acl echo method TRACE",
         "acl opened connections_encrypted",
         "acl hello at_step SslBump2",
         "acl same_name external same_name",
@@ -324,6 +332,8 @@ def _access(served: List[Agent], resolves: bool) -> str:
         "http_access deny front metadata_addresses why.metadata",
         "http_access deny tls !opened !CONNECT why.method",
         "http_access deny tls opened CONNECT why.method",
+        # A server answers TRACE with the request as it came, and so with what was added to it (RFC 9110, 9.3.8).
+        "http_access deny tls opened echo why.method",
         *(f"http_access deny {name}.any !{name}.named why.name" for name in names),
         *(f"http_access deny {name}.any !{name}.granted why.port" for name in names),
         *(addressed if resolves else []),
@@ -411,6 +421,12 @@ def _next_hops(served: List[Agent], upstream: Optional[Mapping[str, Any]]) -> st
         "cache_peer_access _upstream allow tls",
         "never_direct allow tls",
     ]) + "\n"
+
+
+def _included(secrets: List[_brokered.Secret], places: Places) -> List[str]:
+    """Where the secrets are that are added to requests; their values are in no file that stays."""
+    told = [f"# {secret.agent}: the secret {secret.name} as {secret.shown}" for secret in secrets]
+    return ["\n".join([*told, f"include {places.brokered}", ""])] if secrets else []
 
 
 def _hop(name: str) -> str:

@@ -45,6 +45,7 @@ class ProxyHost:
             runtime=str(self.run), certificate=str(self.state / "authority.pem"), key=str(self.state / "authority.key"),
             internal=str(self.config / "internal-ca.pem"), errors=str(self.config / "errors"),
             same_name=str(self.root / "proxy_same_name.py"), log=str(self.run / "proxy.log"),
+            brokered=str(self.root / "brokered"),
         )
 
     # --- what is there -------------------------------------------------------------------------------
