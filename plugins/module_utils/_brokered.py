@@ -1,7 +1,7 @@
 # Copyright: the cordon.agent_host authors
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""PRIVATE to the collection. Secrets that the egress proxy adds to requests, as the part of squid's configuration that holds them.
+"""PRIVATE to the collection. Secrets that the egress proxy adds to requests, as the part of squid.conf that holds them.
 
 Pure. The text is sealed by systemd-creds and exists in the clear only in the memory-backed directory of
 cordon-proxy.service, which the proxy's user and root read. It stands by itself: whom and where a value is for is in the
@@ -94,7 +94,9 @@ def render(secrets: Sequence[Secret], values: Mapping[str, Mapping[str, str]]) -
     (Http::Tunneler), and that goes in the clear.
     """
     lines = [
-        "acl broker.opened connections_encrypted", "acl broker.connect method CONNECT", "acl broker.asks at_step GeneratingCONNECT"
+        "acl broker.opened connections_encrypted",
+        "acl broker.connect method CONNECT",
+        "acl broker.asks at_step GeneratingCONNECT",
     ] if secrets else []
     for number, secret in enumerate(secrets):
         name = f"broker.{number}"
@@ -114,7 +116,7 @@ def _field(secret: Secret, value: str) -> str:
     """The header's value; with a user, RFC 7617."""
     if secret.user is None:
         return secret.prefix + value
-    return "Basic " + base64.b64encode(f"{secret.user}:{value}".encode("utf-8")).decode("ascii")
+    return "Basic " + base64.b64encode(f"{secret.user}:{value}".encode()).decode("ascii")
 
 
 def _escaped(text: str) -> str:

@@ -64,7 +64,8 @@ def refuse_contradictions(secrets: List[Dict[str, Any]], place: Place) -> None:
         if secret["tools"]:
             at.member("tools").refuse("no program reads a secret that the proxy adds", "leave tools out, or broker")
         if broker["user"] is not None and broker["prefix"]:
-            at.member("broker").member("prefix").refuse("a user makes the header `Basic ...` by itself", "leave prefix out, or user")
+            at.member("broker").member("prefix").refuse("a user makes the header `Basic ...` by itself",
+                                                        "leave prefix out, or user")
         same = first.setdefault(_where(broker), secret["name"])
         if same != secret["name"]:
             at.member("broker").refuse(f"the secret {same} is already the {broker['header']} of {broker['host']}",

@@ -8,7 +8,7 @@ Each table is data, so that a refusal can be read, argued about and extended wit
 
 from __future__ import annotations
 
-from typing import Dict, Tuple
+from typing import Tuple
 
 # (why, what): the reasons are worded to stand after "because" or in brackets.
 Refusals = Tuple[Tuple[str, Tuple[str, ...]], ...]

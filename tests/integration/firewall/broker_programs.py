@@ -71,7 +71,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             "PATH": "/usr/bin:/bin", "GIT_PROJECT_ROOT": self.repositories, "GIT_HTTP_EXPORT_ALL": "1", "PATH_INFO": path,
             "QUERY_STRING": query, "REQUEST_METHOD": self.command, "CONTENT_TYPE": self.headers.get("Content-Type", ""),
             "CONTENT_LENGTH": str(len(body)), "REMOTE_USER": "pusher", "REMOTE_ADDR": "192.0.2.1",
-            "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""), "GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
+            "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
+            "GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
         }
         answer = subprocess.run([BACKEND], input=body, env=environment, stdout=subprocess.PIPE, check=True).stdout
         head, _end, rest = answer.partition(b"\r\n\r\n")

@@ -65,7 +65,8 @@ class BrokerHost(ProxyHost):
         subprocess.run(["git", "init", "-q", "--bare", "-b", "main", str(repositories / "work.git")], check=True)
         self.wanted.write_text(BASIC)
         for port in (PORT, OTHER_PORT):
-            self.program("serve", str(self.root / "world"), WORLD, str(port), str(self.arrivals), str(repositories), str(self.wanted))
+            places = map(str, (self.arrivals, repositories, self.wanted))
+            self.program("serve", str(self.root / "world"), WORLD, str(port), *places)
         self.program("upstream", "10.20.0.2", "3181", str(self.arrivals), f"{WORLD}:{PORT}")
 
     def program(self, *arguments: str) -> None:
@@ -265,7 +266,7 @@ def test_the_agent_finds_no_value(host):
     """Where it may look: its environment, its requests' answers, the proxy's files and process."""
     look = ("env; cat /proc/*/environ /proc/*/cmdline 2>/dev/null | tr '\\0' '\\n'; "
             f"cat {host.places.brokered} {host.config}/* {host.run}/* {host.state}/* 2>/dev/null; "
-            f"for pid in {' '.join(map(str, host.family()))}; do cat /proc/$pid/mem /proc/$pid/maps /proc/$pid/environ; done 2>&1; "
+            f"for pid in {' '.join(map(str, host.family()))}; do cat /proc/$pid/mem /proc/$pid/environ; done 2>&1; "
             f"curl -sS -v -H 'Authorization: mine' https://seen.test:{PORT}/ https://seen.test:{PORT}/%zz 2>&1")
     found = host.run_as(OTHER_AGENT, "sh", "-c", f"( {look} ) | tr -cd '[:print:]\\n'", environment=host.environment("two"))
     assert "Permission denied" in found.stdout and "mine" in found.stdout
@@ -296,8 +297,10 @@ def test_a_fault_in_the_secrets_is_told_without_them(host):
     code = (f"import sys; sys.path.insert(0, {str(FILES)!r}); import proxy_reload as p; "
             f"p.WANTED = {str(host.config / 'squid.conf')!r}; p.check()")
     try:
-        for bad in (good.replace("acl broker.0.host", "acl broker.0.hast"), good.replace("request_header_add", "request_header_odd"),
-                    good.replace(f'{KEY}"', KEY)):
+        broken = ("acl broker.0.host", "acl broker.0.hast"), ("request_header_add", "request_header_odd"), (f'{KEY}"', KEY)
+        for old, new in broken:
+            bad = good.replace(old, new)
+            assert bad != good
             path.write_text(bad)
             done = subprocess.run(["/usr/bin/python3", "-B", "-c", code], capture_output=True, text=True, check=False)
             assert done.returncode and "squid refuses" in done.stderr and host.places.brokered in done.stderr, done
