@@ -351,23 +351,57 @@ def _led(served: List[Agent]) -> List[str]:
     there, whoever asked. So of those networks each agent is refused the ones that are not its own. Whatever else is private
     the resolver has left out. Only of CONNECT: a request inside a connection needs no resolver.
     """
-    granted = [cidr for agent in served for entry in https_names(agent) for cidr in entry["networks"]]
+    grants = _Grants(entry for agent in served for entry in https_names(agent))
+    return [line for agent in served for line in _led_agent(acl(agent["name"]), https_names(agent), grants)]
+
+
+def _led_agent(name: str, entries: List[Dict[str, Any]], grants: _Grants) -> List[str]:
+    if not any(entry["networks"] for entry in entries):
+        found = _without([*LOOPBACK, *grants.about(entries)], ())
+        return [*(f"acl {name}.foreign dst {network}" for network in found),
+                f"http_access deny {name}.any CONNECT {name}.foreign why.unresolved"]
     lines = []
-    for agent in served:
-        name = acl(agent["name"])
-        runs = _leading(https_names(agent))
-        if not any(networks for _port, networks, _run in runs):
-            lines += [f"acl {name}.foreign dst {network}" for network in _without([*LOOPBACK, *granted], ())]
-            lines.append(f"http_access deny {name}.any CONNECT {name}.foreign why.unresolved")
-            continue
-        for number, (port, networks, run) in enumerate(runs):
-            one, foreign = f"{name}.foreign.{number}", _without([*LOOPBACK, *granted], networks)
-            lines += [f"acl {one}.names {_listed(entry)}" for entry in run]
-            lines += [f"acl {one} dst {network}" for network in foreign]
-            # The first run that has the name judges, and none after it.
-            lines.append(f"http_access deny {name}.any CONNECT {name}.to.{port} !judged {one}.names now_judged "
-                         + (f"{one} why.unresolved" if foreign else "!all"))
+    for number, (port, networks, run) in enumerate(_leading(entries)):
+        one, foreign = f"{name}.foreign.{number}", _without([*LOOPBACK, *grants.about(run)], networks)
+        lines += [f"acl {one}.names {_listed(entry)}" for entry in run]
+        lines += [f"acl {one} dst {network}" for network in foreign]
+        # The first run that has the name judges, and none after it.
+        lines.append(f"http_access deny {name}.any CONNECT {name}.to.{port} !judged {one}.names now_judged "
+                     + (f"{one} why.unresolved" if foreign else "!all"))
     return lines
+
+
+class _Grants:
+    """The networks that any agent's entries grant, by name: of a name only those count that can be answered for it."""
+
+    def __init__(self, entries: Iterable[Mapping[str, Any]]) -> None:
+        self._below: Dict[str, List[str]] = {}  # of all entries at or below a domain
+        self._wildcards: Dict[str, List[str]] = {}
+        for entry in entries:
+            domain = _domain(entry)
+            for above in _domains(domain) if entry["networks"] else ():
+                self._below.setdefault(above, []).extend(entry["networks"])
+            if _kind(entry) == "below":
+                self._wildcards.setdefault(domain, []).extend(entry["networks"])
+
+    def about(self, entries: Iterable[Mapping[str, Any]]) -> List[str]:
+        """Those of all entries that may mean a host which one of these means."""
+        found: List[str] = []
+        for domain in map(_domain, entries):
+            found += self._below.get(domain, ())
+            for above in _domains(domain):
+                found += self._wildcards.get(above, ())
+        return list(dict.fromkeys(found))
+
+
+def _domain(entry: Mapping[str, Any]) -> str:
+    return str(entry["name"]).replace("*.", "", 1)
+
+
+def _domains(domain: str) -> List[str]:
+    """A domain and all above it."""
+    labels = domain.split(".")
+    return [".".join(labels[start:]) for start in range(len(labels))]
 
 
 def _leading(entries: List[Dict[str, Any]]) -> List[Tuple[int, Tuple[str, ...], List[Dict[str, Any]]]]:

@@ -89,7 +89,7 @@ def collect(run: Run, agents: Optional[Sequence[Mapping[str, Any]]] = None, agen
         "expected": {"apparmor": _facts_apparmor.recorded(source), "firewall": _facts_firewall.recorded(source)},
         "apparmor": apparmor,
         "audit": audit,
-        "firewall": _facts_firewall.read(source),
+        "firewall": _steady(_facts_firewall.read(source), units),
         "monitoring": monitoring,
         "services": _facts_units.services(units),
         "strays": _facts_users.strays(users, processes, [entry["user"] for entry in manifest]),
@@ -105,6 +105,14 @@ def collect(run: Run, agents: Optional[Sequence[Mapping[str, Any]]] = None, agen
     }
     host["unreadable"] = dict(sorted(source.unreadable.items()))
     return host
+
+
+def _steady(firewall: Dict[str, Any], units: _facts_units.Units) -> Dict[str, Any]:
+    """What systemd says of the services behind names, beside what they serve."""
+    for service, unit in (("proxy", "cordon-proxy.service"), ("resolver", "cordon-resolver.service")):
+        facts = firewall[service]
+        facts["unsteady"] = _facts_units.unsteady(units, unit, facts["wanted"], time.monotonic())
+    return firewall
 
 
 def _ordered(recorded: Mapping[str, Any]) -> List[Mapping[str, Any]]:

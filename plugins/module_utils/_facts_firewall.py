@@ -7,7 +7,7 @@
     sha256   str|null: of the canonical listing, comparable with the record made when it was loaded
     uids     [int]|null: the uids that the table binds
     lines    int|null
-    proxy, resolver  see _facts_egress.py
+    proxy, resolver  see _facts_egress.py; and unsteady: [str]|null, what is wrong with how the unit runs (_facts_units.py)
 """
 
 from __future__ import annotations

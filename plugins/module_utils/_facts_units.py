@@ -10,17 +10,17 @@ systemd's own names and words; sessions appear only while they are loaded.
 from __future__ import annotations
 
 import re
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 from ._facts_source import Source
 
 Units = Optional[Dict[str, Dict[str, str]]]
 
 HOST_UNITS = ("cordon-firewall.service", "cordon-events.service", "cordon-watch.service", "cordon-heartbeat.service",
-              "cordon-heartbeat.timer", "apparmor.service", "auditd.service")
+              "cordon-heartbeat.timer", "apparmor.service", "auditd.service", "cordon-proxy.service", "cordon-resolver.service")
 SERVICE = {"state": "ActiveState", "enabled": "UnitFileState", "result": "Result"}
 STATE = ("Id", "LoadState", "ActiveState", "SubState", "UnitFileState", "Result", "NRestarts", "ControlGroup",
-         "NeedDaemonReload")
+         "NeedDaemonReload", "ActiveEnterTimestampMonotonic")
 SANDBOX = ("User", "AppArmorProfile", "NoNewPrivileges", "CapabilityBoundingSet", "AmbientCapabilities", "PrivateTmp",
            "PrivateDevices", "DevicePolicy", "ProtectSystem", "ProtectHome", "ProtectProc", "ProtectKernelModules",
            "ProtectKernelTunables", "ProtectControlGroups", "RestrictNamespaces", "RestrictAddressFamilies",
@@ -31,6 +31,8 @@ PROPERTIES = STATE + SANDBOX + LIMITS
 SPAN = {"us": 1, "ms": 1000, "s": 10 ** 6, "min": 60 * 10 ** 6, "h": 3600 * 10 ** 6}
 # What a preflight runs for: asking systemd again would cost more than the rest of it.
 STARTING = {"active": True, "sessions": []}
+# A service that ends again and again is up whenever somebody looks: one start by systemd itself within this time shows.
+STEADY = 600  # seconds
 RUNNING = ("active", "activating", "reloading", "deactivating")
 
 
@@ -72,6 +74,29 @@ def services(units: Units) -> Dict[str, Dict[str, Optional[str]]]:
     """Return {unit: {state, enabled, result}} of the host's own units; nulls where systemd gave no answer."""
     known = units or {}
     return {name: {key: known.get(name, {}).get(prop) for key, prop in SERVICE.items()} for name in HOST_UNITS}
+
+
+def unsteady(units: Units, name: str, wanted: Optional[bool], now: float) -> Optional[List[str]]:
+    """Say what is wrong with how a service runs, in words; null where systemd gave no answer.
+
+    wanted: whether it is needed at all. now: seconds of the clock that does not jump, as time.monotonic() has it.
+    """
+    if not wanted:
+        return None if wanted is None else []
+    if units is None:
+        return None
+    unit = units.get(name, {})
+    found = []
+    if unit.get("ActiveState") != "active":
+        words = (unit.get(key) for key in ("LoadState", "ActiveState", "SubState", "Result"))
+        said = [word for word in words if word and word not in ("loaded", "success")]
+        found.append("%s is %s" % (name, ", ".join(said) or "unknown"))
+    # systemd counts its own starts, and begins anew with one that somebody asked for.
+    restarts, since = int(unit.get("NRestarts") or 0), int(unit.get("ActiveEnterTimestampMonotonic") or 0) / 1e6
+    if restarts and now - since < STEADY:
+        found.append("%s has ended by itself: systemd has started it again %d times, the last time %d seconds ago"
+                     % (name, restarts, now - since))
+    return found
 
 
 def session(units: Units, agent: str) -> Optional[Dict[str, Any]]:

@@ -13,7 +13,6 @@ tunnels, and squid's own parent starts another at once. The unit stays active, s
 """
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -44,6 +43,8 @@ def narrowed(before: str, after: str) -> Optional[Set[str]]:
 
     The text grants name by name, a line each, and what refuses is the same for all: more lines, more is granted.
     """
+    if not before:
+        return None  # nobody knows what stands
     old, new = meant(before), meant(after)
     found = {whose for whose in old
              if old[whose] - new.get(whose, set()) or any(_INSPECTS.search(line) for line in new.get(whose, set()) - old[whose])}
@@ -54,10 +55,11 @@ def meant(text: str) -> Dict[str, Set[str]]:
     """The lines that grant something by the agent whom they grant it, "" for those of all: no digest of the whole."""
     found: Dict[str, Set[str]] = {"": set()}
     for line in map(str.strip, text.splitlines()):
-        # What is foreign to an agent is what others are granted and it is not. What is its own, _MAY_LEAD has.
-        if not line or line.startswith("visible_hostname ") or ".foreign" in line or (line[0] == "#" and not _MAY_LEAD.match(line)):
+        leads = _MAY_LEAD.match(line)
+        # What is foreign to an agent is what others are granted and it is not. What is its own, the comment says.
+        if not leads and (not line or line.startswith(("#", "visible_hostname ")) or ".foreign" in line):
             continue
-        whose = _MAY_LEAD.match(line) or _AGENT.search(line)
+        whose = leads or _AGENT.search(line)
         found.setdefault(whose.group(1) if whose else "", set()).add(line)
     return found
 
@@ -101,7 +103,6 @@ def read(path: str) -> str:
 def apply(parent: int) -> None:
     """Reload, and return once the new configuration answers, and what it does not grant has ended."""
     before, after = read(RUNNING), read(WANTED)
-    shutil.copyfile(WANTED, RUNNING)
     whose = narrowed(before, after)
     if whose is None:
         end_all(parent)
@@ -114,6 +115,9 @@ def apply(parent: int) -> None:
         print("the kernel ended no connection (ss -K): all tunnels end instead")
         end_all(parent)
         wait(after)
+    # Last: a reload that broke off has not ended what the next one is to end.
+    with open(RUNNING, "w", encoding="utf-8") as file:
+        file.write(after)
 
 
 def end_all(parent: int) -> None:

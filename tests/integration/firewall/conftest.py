@@ -7,14 +7,18 @@ from __future__ import annotations
 import os
 import runpy
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+REPOSITORY = Path(__file__).resolve().parents[3]
 # The unit tests know how to make the collection importable; it must be before network.py is read.
-_UNIT = runpy.run_path(str(Path(__file__).resolve().parents[2] / "unit" / "conftest.py"))
+_UNIT = runpy.run_path(str(REPOSITORY / "tests" / "unit" / "conftest.py"))
+# What the monitoring makes of the proxy's log.
+sys.path.insert(0, str(REPOSITORY / "roles" / "monitoring" / "files"))
 
 from .network import Network
 

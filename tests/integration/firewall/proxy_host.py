@@ -192,6 +192,12 @@ class ProxyHost:
         finally:
             os.set_blocking(descriptor, True)
 
+    def outgoing(self, address: str) -> int:
+        """How many connections the proxy has to a place."""
+        done = subprocess.run(["ip", "netns", "exec", self.network.host, "ss", "-Htn", "state", "established", "dst", address],
+                              check=True, capture_output=True, text=True)
+        return len(done.stdout.splitlines())
+
     def listener(self, name: str) -> str:
         """Where an agent asks."""
         return f"{_egress.address(name)}:{_egress.PROXY_PORT}"

@@ -16,6 +16,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from cordon_monitoring import config
+from cordon_monitoring.critical_api import failure
+from cordon_monitoring.pipeline import Pipeline
+from cordon_monitoring.proxy_line import proxy_event
 
 from ansible_collections.cordon.agent_host.plugins.module_utils import _egress, _egress_proxy
 
@@ -29,8 +33,8 @@ def granted(name: str, inspect: bool = False, port: int = PORT, networks: tuple[
 
 ONE = agent("one", AGENT, *(granted(name) for name in ("allowed.test", "second.test", "metadata.test", "gone.test",
                                                        "closed.test", "*.wild.test", "loop.test", "private.test")))
-TWO = agent("two", OTHER_AGENT, granted("second.test"), *(granted(name, inspect=True)
-                                                          for name in ("seen.test", "twin.test", "untrusted.test", "gone.test")), granted("closed.test", True, 9),
+INSPECTED = [granted(name, inspect=True) for name in ("seen.test", "twin.test", "untrusted.test", "gone.test")]
+TWO = agent("two", OTHER_AGENT, granted("second.test"), *INSPECTED, granted("closed.test", inspect=True, port=9),
             granted("private.test", networks=("10.20.0.0/24",)), granted("*.inside.test", networks=(f"{INSIDE}/32",)),
             granted("b.inside.test"))
 
@@ -302,6 +306,49 @@ def test_an_inspected_host_that_nobody_signed_for_is_not_vouched_for(host):
     assert host.log()[-1]["outcome"] == "failed"
 
 
+# --- critical APIs ------------------------------------------------------------------------------------
+
+FAILING = [
+    # Where the calls go, and what the alert says of them.
+    (f"https://seen.test:{PORT}/503/x", "it answered 503 (3)"),
+    ("https://closed.test:9/", "the proxy could not reach it: ERR_CONNECT_FAIL"),
+    (f"https://untrusted.test:{PORT}/", "the proxy could not reach it: ERR_SECURE_CONNECT_FAIL"),
+    (f"https://gone.test:{PORT}/", "the proxy could not reach it: its name has no address that the agent may be led to (3)"),
+]
+
+
+@pytest.mark.parametrize(("url", "words"), FAILING, ids=[line[0] for line in FAILING])
+def test_a_critical_api_that_fails_raises_one_alert(host, url, words):
+    name = url.split("/")[2].partition(":")[0]
+    raised: list[dict] = []
+    pipeline = Pipeline(config.Settings("web1", None, None, 900, True, []), raised.append)
+    agents = config.Agents({}, frozenset({"two"}), critical={"two": [name]})
+
+    def call(*urls: str) -> list[str]:
+        before, told = host.lines(), len(raised)
+        for one in urls:
+            curl(host, one, name="two", user=OTHER_AGENT)
+        time.sleep(0.3)
+        for number, line in enumerate((host.run / "proxy.log").read_text().splitlines()[before:], before):
+            pipeline.take_proxy(line, f"1:{number}", agents, time.monotonic())
+        return [alert["alert"] for alert in raised[told:]]
+
+    assert call(*[f"https://seen.test:{PORT}/fine"] * 4) == []
+    assert call(url, url) == []
+    assert call(url, url) == ["api-failing"]
+    assert raised[0]["summary"].startswith(f"two: 3 calls of {name} failed within 5 minutes: {words}")
+
+
+def test_an_agent_that_trusts_no_proxy_raises_no_alert(host):
+    """A handshake that the agent itself breaks off is not the API's fault."""
+    before = host.lines()
+    found = host.tries(OTHER_AGENT, through(host, "two", f"seen.test:{PORT}", ca="/etc/ssl/certs/ca-certificates.crt"))
+    assert found[0]["tls"] == "CERTIFICATE_VERIFY_FAILED"
+    lines = (host.run / "proxy.log").read_text().splitlines()[before:]
+    events = [proxy_event(line, "1:1", "web1", {}) for line in lines]
+    assert events and [failure(event) for event in events] == [None] * len(events)
+
+
 def test_the_authority_signs_for_inspected_names_only(host):
     text = subprocess.run(["openssl", "x509", "-in", host.places.certificate, "-noout", "-text"],
                           check=True, capture_output=True, text=True).stdout
@@ -369,9 +416,11 @@ def test_a_narrower_allowlist_ends_its_tunnels_and_no_other_agents(fresh):
     held, others = fresh.hold(AGENT, "one", "allowed.test"), fresh.hold(OTHER_AGENT, "two", "second.test")
     assert (say(held), say(others)) == ("200 allowed.test", "200 second.test")
     before = fresh.family()
+    assert fresh.outgoing(WORLD) == 2
     fresh.install(agent("one", AGENT, granted("second.test")), TWO)
     fresh.reload()
     assert say(held) in ENDED
+    assert fresh.outgoing(WORLD) == 1, "the way on to the server has ended too"
     assert fresh.tries(AGENT, through(fresh))[0]["connect"] == "403"
     assert say(others) == "200 second.test"
     assert fresh.squid.poll() is None and fresh.family() == before, "the unit stays active, and squid's process too"

@@ -14,7 +14,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ansible_collections.cordon.agent_host.plugins.module_utils import _checks, _egress, _egress_resolver, _facts_egress
+from ansible_collections.cordon.agent_host.plugins.module_utils import (
+    _checks,
+    _egress,
+    _egress_resolver,
+    _facts_egress,
+    _facts_units,
+)
 from ansible_collections.cordon.agent_host.plugins.module_utils._facts_source import Source
 from ansible_collections.cordon.agent_host.plugins.module_utils._manifest import resolve
 
@@ -149,15 +155,31 @@ CHECKS = [check for check in yaml.safe_load((ROLE / "checks.yml").read_text())
           if check["id"].startswith(("proxy-", "resolver-", "names-"))]
 
 
-def failing(firewall):
+def failing(firewall, units=None):
+    steady = {f"cordon-{name}.service": {"ActiveState": "active"} for name in ("proxy", "resolver")}
+    for name in ("proxy", "resolver"):
+        unit = f"cordon-{name}.service"
+        firewall[name]["unsteady"] = _facts_units.unsteady({**steady, **(units or {})}, unit, firewall[name]["wanted"], 100.0)
     judged = {"firewall": firewall, "agents": {name: {"name": name} for name in ADDRESS}}
     return {(r["id"], r["agent"]) for r in _checks.evaluate(CHECKS, judged) if r["status"] != "pass"}
 
 
 def test_only_the_agents_that_need_a_dead_service_are_kept_from_starting(facts):
-    assert len(CHECKS) == 5 and failing(facts()) == set()
+    assert len(CHECKS) == 6 and failing(facts()) == set()
     assert failing(facts(page=None)) == {("proxy-serves-agent", "both"), ("proxy-serves-agent", "https"),
                                          ("proxy-as-configured", None)}  # fmt: skip
     assert failing(facts([AGENTS[2]], changed=dict.fromkeys(SOUND))) == {
         (check, name) for check in ("proxy-serves-agent", "resolver-serves-agent") for name in ("both", "https")
     }  # those two are not in this manifest
+
+
+def test_a_proxy_that_was_just_started_again_shows_although_it_serves(facts):
+    units = {"cordon-proxy.service": {"ActiveState": "active", "NRestarts": "4", "ActiveEnterTimestampMonotonic": "98000000"}}
+    assert failing(facts(), units) == {("names-steady", None)}
+    # Where systemd told nothing nobody is assured of anything; where nobody needs them there is nothing to be told.
+    assert failing(facts(), {"cordon-resolver.service": {}}) == {("names-steady", None)}
+    found = facts()
+    assert failing(found) == set()
+    judged = {**found, "proxy": {**found["proxy"], "unsteady": None}}
+    (check,) = (one for one in CHECKS if one["id"] == "names-steady")
+    assert _checks.evaluate([check], {"firewall": judged, "agents": {}})[0]["status"] == "fail"

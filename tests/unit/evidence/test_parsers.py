@@ -260,6 +260,40 @@ def test_a_session_is_whatever_of_the_agent_runs(states, active):
     assert _facts_units.session(units, "a")["active"] is active
 
 
+UP = {"LoadState": "loaded", "ActiveState": "active", "SubState": "running", "Result": "success", "NRestarts": "0",
+      "ActiveEnterTimestampMonotonic": "5000000000"}  # fmt: skip
+DOWN = {"ActiveState": "activating", "SubState": "auto-restart", "Result": "exit-code", "NRestarts": "7"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({}, []),
+        ({"NRestarts": "1", "ActiveEnterTimestampMonotonic": "4399000000"}, []),
+        (
+            {"NRestarts": "3", "ActiveEnterTimestampMonotonic": "4980000000"},
+            ["x.service has ended by itself: systemd has started it again 3 times, the last time 20 seconds ago"],
+        ),
+        ({**DOWN, "ActiveEnterTimestampMonotonic": "0"}, ["x.service is activating, auto-restart, exit-code"]),
+        ({"ActiveState": "failed", "SubState": "failed", "Result": "oom-kill"}, ["x.service is failed, failed, oom-kill"]),
+        (
+            {"LoadState": "not-found", "ActiveState": "inactive", "SubState": "dead"},
+            ["x.service is not-found, inactive, dead"],
+        ),
+    ],
+)
+def test_a_service_that_ends_again_and_again_is_not_steady(changed, words):
+    units = {"x.service": {**UP, **changed}}
+    assert _facts_units.unsteady(units, "x.service", True, 5000.0) == words
+    assert _facts_units.unsteady(units, "x.service", False, 5000.0) == []
+
+
+def test_whether_a_service_is_steady_may_be_unknown():
+    assert _facts_units.unsteady(None, "x.service", True, 5000.0) is None
+    assert _facts_units.unsteady({}, "x.service", None, 5000.0) is None
+    assert _facts_units.unsteady({}, "x.service", True, 5000.0) == ["x.service is unknown"]
+
+
 def test_without_systemd_there_is_no_telling_whether_anything_runs():
     assert _facts_units.session(None, "a") is None
 

@@ -233,6 +233,26 @@ def test_a_restart_wakes_nobody():
         assert list(served.changes(now)) == []
 
 
+def test_one_that_ends_again_and_again_is_told_although_it_is_always_back():
+    seen = {"now": state()}
+    served = Served(lambda: seen["now"])
+
+    def rules(now, unserved=()):
+        seen["now"] = state(unserved)
+        return [change.rule for change in served.changes(now)]
+
+    # Found down for two looks each time: that is one end, not two.
+    for start in (0.0, 100.0):
+        assert rules(start, ["scout"]) == rules(start + 5, ["scout"]) == rules(start + 10) == []
+    assert rules(700.0, ["scout"]) == rules(705.0) == [], "the first is long ago"
+    assert rules(750.0, ["scout"]) == rules(755.0) == []
+    assert rules(800.0, ["scout"]) == ["proxy-unsteady"]
+    assert rules(805.0) == rules(850.0, ["scout"]) == rules(855.0) == [], "it is told once"
+    assert rules(2000.0) == []
+    ends = [rules(start + step, unserved) for start in (2100.0, 2200.0, 2300.0) for step, unserved in ((0, ["scout"]), (5, []))]
+    assert ends == [[], [], [], [], ["proxy-unsteady"], []]
+
+
 @pytest.mark.parametrize("given", [{"wanted": False}, {"configured": False}, {"wanted": None, "configured": None}])
 def test_what_nobody_needs_or_has_yet_is_not_down(given):
     """The manifest is written before the role firewall has installed the proxy."""

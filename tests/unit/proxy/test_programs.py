@@ -76,6 +76,30 @@ def test_a_change_that_is_everybodys_ends_all_tunnels():
     assert reload.narrowed(before, before.replace("acl CONNECT method CONNECT", "acl CONNECT method GET")) is None
 
 
+def test_where_nobody_knows_what_stands_all_tunnels_end():
+    assert reload.narrowed("", lists(OTHER)) is None
+
+
+def test_a_reload_that_broke_off_leaves_its_work_to_the_next(monkeypatch, tmp_path):
+    running, wanted = tmp_path / "running.conf", tmp_path / "squid.conf"
+    running.write_text(lists(("one", X, Y), OTHER))
+    wanted.write_text(lists(("one", X), OTHER))
+    monkeypatch.setattr(reload, "RUNNING", str(running))
+    monkeypatch.setattr(reload, "WANTED", str(wanted))
+    monkeypatch.setattr(reload.os, "kill", lambda *_arguments: None)
+    monkeypatch.setattr(reload, "state", lambda: "")
+    monkeypatch.setattr(reload, "PATIENCE", 0)
+    ended = []
+    monkeypatch.setattr(reload, "cut", lambda address: ended.append(address) or True)
+    with pytest.raises(SystemExit, match="does not answer"):
+        reload.apply(1)
+    assert ended == []
+    monkeypatch.setattr(reload, "state", wanted.read_text)
+    reload.apply(1)
+    assert ended == [_egress.addresses([{"name": "one"}, {"name": "other"}])["one"]]
+    assert running.read_text() == wanted.read_text()
+
+
 def test_where_an_agent_is_served_stands_in_the_text():
     assert reload.listeners(lists(("one", X), OTHER)) == _egress.addresses([{"name": "one"}, {"name": "other"}])
 

@@ -85,6 +85,7 @@ class CriticalApis:
     def _answered(api: _Api, event: Event, at: float) -> Alert | None:
         if not api.told or at - api.failures[-1][0] < WINDOW:
             return None
-        failed, api.told = api.told, 0
+        summary = f"{event['agent']}: {event['name']} answers again; {api.told} calls failed"
+        api.told = 0
         api.failures.clear()
-        return event_alert(event, API_ANSWERING, "info", f"{event['agent']}: {event['name']} answers again; {failed} calls failed")
+        return event_alert(event, API_ANSWERING, "info", summary)

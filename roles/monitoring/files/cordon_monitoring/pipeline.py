@@ -62,7 +62,7 @@ class Pipeline:
         found = self._apis.take(event, agents.critical)
         event.pop("echo", None)
         if found:
-            # Not through the window: each such alert is a change, and held back it would leave the one before it as the last word.
+            # Not through the window: each is a change, and one held back would leave the one before it as the last word.
             self._raise_alert({**found, "repeats": 0})
         if agents.wants(event):
             self._finish([event], now)

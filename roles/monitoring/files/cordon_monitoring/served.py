@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Whether the proxy and the resolver serve the agents that need them: an alert when one stops, and one when it is back.
 
-What is looked at: plugins/module_utils/_facts_egress.py. A restart takes a moment, which wakes nobody.
+What is looked at: plugins/module_utils/_facts_egress.py. A restart takes a moment, which wakes nobody. One that ends again and
+again is never down for long, and every tunnel through it ends each time: that is an alert of its own.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from cordon import _facts_egress
 from cordon._facts_source import Source
 
 PATIENCE = 15.0  # seconds: three looks
+UNSTEADY, TIMES = 600.0, 3  # seconds, and how often in them a service may be found down before somebody is told
 MOST = 5  # agents that a summary names
 
 Facts = Mapping[str, Mapping[str, Any]]
@@ -43,10 +45,13 @@ class Served:
         self._read = read
         self._since: dict[str, float] = {}
         self._told: set[str] = set()
+        self._ends: dict[str, list[float]] = {}  # when each was found down that had been up
+        self._unsteady: set[str] = set()
 
     def changes(self, now: float) -> Iterator[Change]:
         """What has changed by now; `now` is a clock's seconds."""
         for name, facts in self._read().items():
+            yield from self._again(name, _facts_egress.down(facts), now)
             if not _facts_egress.down(facts):
                 self._since.pop(name, None)
                 if name in self._told:
@@ -55,6 +60,18 @@ class Served:
             elif now - self._since.setdefault(name, now) >= PATIENCE and name not in self._told:
                 self._told.add(name)
                 yield Change(f"{name}-down", "critical", _summary(name, facts["unserved"]))
+
+    def _again(self, name: str, down: bool, now: float) -> Iterator[Change]:
+        ends = [when for when in self._ends.get(name, []) if now - when < UNSTEADY]
+        if down and name not in self._since:
+            ends.append(now)
+        self._ends[name] = ends
+        if not ends:
+            self._unsteady.discard(name)
+        elif len(ends) >= TIMES and name not in self._unsteady:
+            self._unsteady.add(name)
+            often = f"{len(ends)} times within {UNSTEADY / 60:.0f} minutes"
+            yield Change(f"{name}-unsteady", "critical", f"the {name} was down {often}: journalctl -u cordon-{name} says why")
 
 
 def _summary(name: str, agents: list[str]) -> str:
