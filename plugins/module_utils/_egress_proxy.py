@@ -339,9 +339,23 @@ def _access(served: List[Agent], resolves: bool) -> str:
         *(addressed if resolves else []),
         # The Host header of each request inside an inspected connection.
         "http_access deny tls opened !same_name why.host",
+        *(line for agent in served for line in _used(agent)),
         *(f"http_access allow {name}.any" for name in names),
         "http_access deny all",
     ]) + "\n"
+
+
+def _used(agent: Agent) -> List[str]:
+    """Note of each request that gets secrets which they are, for the log; what adds them is _brokered.render()."""
+    places: Dict[Tuple[str, int], List[str]] = {}
+    for secret in _brokered.declared([agent]):
+        places.setdefault((secret.host, secret.port), []).append(secret.name)
+    lines, name = [], acl(agent["name"])
+    for number, ((host, port), secrets) in enumerate(sorted(places.items())):
+        lines += [f"acl {name}.for.{number} dstdomain -n {_checked(NAME, host)}",
+                  f"acl {name}.uses.{number} annotate_transaction secret={','.join(secrets)}",
+                  f"http_access allow {name}.tls opened {name}.to.{port} {name}.for.{number} {name}.uses.{number}"]
+    return lines
 
 
 def _led(served: List[Agent]) -> List[str]:
@@ -480,7 +494,8 @@ def _log_format(name: str) -> str:
     fields = {
         "at": "%ts.%03tu", "agent": f'"{name}"', "address": '"%>la"', "method": '"%#rm"', "host": '"%#>rd"',
         "port": '"%>rP"', "sni": '"%#ssl::>sni"', "url": '"%#ru"', "outcome": '"%{outcome}note"',
-        "reason": '"%{reason}note"', "status": "%>Hs", "sent": "%>st", "received": "%<st", "ms": "%tr",
-        "hierarchy": '"%Sh"', "squid": '"%Ss"', "error": '"%err_code"', "detail": '"%#err_detail"', "mode": '"%ssl::bump_mode"'
+        "reason": '"%{reason}note"', "secret": '"%{secret}note"', "status": "%>Hs", "sent": "%>st", "received": "%<st",
+        "ms": "%tr", "hierarchy": '"%Sh"', "squid": '"%Ss"', "error": '"%err_code"', "detail": '"%#err_detail"',
+        "mode": '"%ssl::bump_mode"',
     }
     return "{" + ",".join(f'"{key}":{value}' for key, value in fields.items()) + "}"

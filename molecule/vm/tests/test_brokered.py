@@ -73,7 +73,8 @@ def test_it_lies_in_the_clear_in_no_file(host: Any) -> None:
     """The words go by standard input, so as not to be found in /proc."""
     sealed = host.file(SEALED)
     assert (sealed.user, sealed.mode) == ("root", 0o600)
-    found = host.run(f"printf %s {VALUE} | grep --recursive --files-with-matches --text --fixed-strings --file=- {WRITABLE}").stdout
+    search = "grep --recursive --files-with-matches --text --fixed-strings --file=-"
+    found = host.run(f"printf %s {VALUE} | {search} {WRITABLE}").stdout
     # The world writes down what arrives.
     assert set(found.split()) == {OPENED, "/run/world/arrivals.jsonl"}
     assert VALUE not in host.check_output("journalctl --no-pager --output=cat")

@@ -147,6 +147,7 @@ def test_a_request_to_the_host_carries_the_secrets(host):
     (arrival,) = host.arrived()
     assert (arrival["sni"], arrival["path"]) == ("seen.test", "/v1/models?x=1")
     assert (fields(arrival), fields(arrival, "X-Api-Key")) == ([BEARER], [ODD])
+    assert [event["secrets"] for event in host.log() if event["path"] == "/v1/models"] == [["odd", "openai_key"]]
 
 
 def test_so_does_each_request_of_a_connection(host):
@@ -189,6 +190,7 @@ def test_nothing_else_carries_them(host, name, url, _what):
     assert done.returncode == 0, done.stderr
     (arrival,) = host.arrived()
     assert not clear(json.dumps(arrival))
+    assert not host.log()[-1]["secrets"]
 
 
 def clear(text: str) -> list[str]:
