@@ -57,7 +57,7 @@ class Change(NamedTuple):
 def declared(agents: Iterable[Mapping[str, Any]]) -> List[Secret]:
     """The brokered secrets of a resolved manifest, sorted."""
     return sorted(Secret(agent["name"], secret["name"], **secret["broker"])
-                  for agent in agents for secret in agent["secrets"] if secret["broker"])
+                  for agent in agents for secret in agent.get("secrets", ()) if secret.get("broker"))
 
 
 def mistakes(secrets: Sequence[Secret], values: Mapping[str, Any]) -> List[str]:
