@@ -59,7 +59,10 @@ options:
     type: dict
     required: true
   seal:
-    description: What the file is sealed with, as in M(cordon.agent_host.vault_secrets)'s vaults.
+    description:
+      - What the file is sealed with. V(auto) is the TPM 2.0 where there is one, and the host's own secret; V(host) is the latter
+        alone; V(host+tpm2) fails without a TPM.
+      - A file that is right is not sealed anew because of another O(seal).
     type: str
     choices: [auto, host, host+tpm2]
     default: auto

@@ -222,6 +222,13 @@ def test_a_request_that_names_one_host_in_a_connection_to_another_goes_nowhere(h
     assert host.arrived() == []
 
 
+@pytest.mark.parametrize("target", [f"http://seen.test:{PORT}/", "http://seen.test/", f"http://twin.test:{PORT}/"])
+def test_a_request_for_the_same_host_in_the_clear_does_not_leave_in_the_clear(host, target):
+    """The server speaks TLS only, so what it has written down came by it."""
+    done = host.curl("-o", "/dev/null", "-w", "%{http_code}", "--request-target", target, f"https://seen.test:{PORT}/")
+    assert (done.stdout, [arrival["sni"] for arrival in host.arrived()]) in [("200", ["seen.test"]), ("403", [])]
+
+
 def test_no_server_is_asked_to_say_it_back(host):
     done = host.curl("-X", "TRACE", "-o", "/dev/null", "-w", "%{http_code}", f"https://seen.test:{PORT}/")
     assert done.stdout == "403"
