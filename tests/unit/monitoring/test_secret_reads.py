@@ -25,15 +25,14 @@ UNIT = "cordon-session-probe-0123abcd.service"
 UNSET = "4294967295"
 
 
-def login(number: int, unit: str = UNIT, **changes: str) -> AuditEvent:
-    """The kernel's record of entry's write to /proc/self/loginuid."""
-    said = {"uid": "999", "res": "yes", "old-ses": UNSET, "title": f"/bin/sh /usr/lib/cordon/entry --unit={unit} id", **changes}
-    records = [
-        {"type": "LOGIN", "uid": said["uid"], "auid": "999", "old-ses": said["old-ses"], "ses": str(number), "res": said["res"]},
-        {"type": "SYSCALL", "syscall": "write", "exit": "3", "uid": said["uid"], "pid": "5", "ses": str(number)},
-        {"type": "PROCTITLE", "proctitle": said["title"]},
-    ]
-    return AuditEvent(1.0, f"1.000:{number}", records)
+def login(number: int, unit: str = UNIT, **changes: str) -> list[AuditEvent]:
+    """The kernel's records of entry's write to /proc/self/loginuid, as libauparse parts them (samples/sessions.*)."""
+    title = f"/usr/bin/env -- /usr/lib/cordon/entry --unit={unit} id"
+    said = {"uid": "999", "res": "yes", "old-ses": UNSET, "title": title, **changes}
+    first = {"type": "LOGIN", "uid": said["uid"], "old-ses": said["old-ses"], "ses": str(number), "res": said["res"]}
+    call = {"type": "SYSCALL", "syscall": "write", "exit": "3", "uid": said["uid"], "pid": "5", "ses": str(number)}
+    parts = [[first], [call, {"type": "PROCTITLE", "proctitle": said["title"]}]]
+    return [AuditEvent(1.0, f"1.000:{number}", records) for records in parts]
 
 
 def reading(number: int, verdict: str = "AUDIT", profile: str = "git", operation: str = "open", **changes: str) -> AuditEvent:
@@ -46,6 +45,11 @@ def reading(number: int, verdict: str = "AUDIT", profile: str = "git", operation
     call = {"type": "SYSCALL", "syscall": "openat", "exit": "-13" if verdict == "DENIED" else "3", "uid": "999", "pid": "7",
             "exe": "/usr/bin/git", "subj": label, "ses": str(number)}  # fmt: skip
     return AuditEvent(2.0, f"2.000:{number}", [avc, call])
+
+
+def begin(sessions: AuditSessions, *logins: list[AuditEvent]) -> None:
+    for part in (part for parts in logins for part in parts):
+        sessions.take(part, AGENTS.by_uid)
 
 
 @pytest.fixture
@@ -65,7 +69,7 @@ def take(*found: AuditEvent, sessions: AuditSessions) -> tuple[list[events.Event
 
 def test_a_read_has_agent_secret_program_and_session(sessions: AuditSessions) -> None:
     other = "cordon-agent@probe.service"
-    written, raised = take(login(7), login(8, other), reading(7), reading(8), sessions=sessions)
+    written, raised = take(*login(7), *login(8, other), reading(7), reading(8), sessions=sessions)
     assert raised == []
     wanted = {"agent": "probe", "kind": "secret", "secret": "github_token", "program": "/usr/bin/git", "operation": "open",
               "outcome": "allowed", "listed": True}  # fmt: skip
@@ -98,7 +102,7 @@ def test_a_read_has_agent_secret_program_and_session(sessions: AuditSessions) ->
     ],
 )  # fmt: skip
 def test_who_reads_what_the_manifest_does_not_list_for_it(sessions: AuditSessions, act: AuditEvent, listed: bool | None) -> None:
-    written, raised = take(login(7), act, sessions=sessions)
+    written, raised = take(*login(7), act, sessions=sessions)
     assert [event["listed"] for event in written] == [listed]
     assert [found["alert"] for found in raised] == ([alert_rules.SECRET] if listed is False else [])
     assert {event["session"] for event in written} == {UNIT}
@@ -133,26 +137,45 @@ def test_a_stat_of_a_secret_by_a_listed_program_is_no_event(sessions: AuditSessi
         login(7, res="no"),
         login(7, **{"old-ses": "6"}),
         login(7, title=f"sh -c x /usr/lib/cordon/entry --unit={UNIT} id"),
-        login(7, title=f"/bin/sh /usr/lib/cordon/entry true --unit={UNIT}"),
+        login(7, title=f"/usr/bin/env -- /usr/lib/cordon/entry true --unit={UNIT}"),
+        login(7)[:1],  # a login without the rest of its act
+        login(7)[1:],  # an act with the agent's own words for a command line, and no login
+        [login(7)[0], login(7)[1]._replace(stamp="1.000:8")],  # the rest of another act
         login(7, "cordon-session-probe-x;y.service"),
         login(7, "ssh.service"),
     ],
 )
-def test_what_entry_did_not_begin_names_no_session(sessions: AuditSessions, forged: AuditEvent) -> None:
-    written, _raised = take(forged, reading(7), sessions=sessions)
+def test_what_entry_did_not_begin_names_no_session(sessions: AuditSessions, forged: list[AuditEvent]) -> None:
+    written, _raised = take(*forged, reading(7), sessions=sessions)
     assert [event["session"] for event in written] == [None]
+
+
+def test_two_sessions_that_ran_at_once_are_told_apart(session_acts: list[AuditEvent], sessions: AuditSessions) -> None:
+    """Recorded: each reads its secret, and one of them tries to take on another number."""
+    raised: list[alert_rules.Alert] = []
+    agents = Agents({999: "scout"}, frozenset({"scout"}), secrets={"scout": {"github_token": []}})
+    pipeline = Pipeline(Settings("host", None, None, 900, True, []), raised.append)
+    for act in session_acts:
+        sessions.take(act, agents.by_uid)
+        pipeline.take_audit(act, agents, 0.0, sessions.unit(act))
+    told = [(event["secret"], event["program"], event["session"], event["listed"]) for event in pipeline.finished(10.0)]
+    assert told == [
+        ("github_token", "/usr/bin/cat", "cordon-session-scout-89abcdef.service", True),
+        ("github_token", "/usr/bin/cat", "cordon-session-scout-0123abcd.service", True),
+    ]
+    assert raised == []
 
 
 def test_a_record_without_a_session_names_none(sessions: AuditSessions) -> None:
     printed = reading(7)._replace(records=reading(7).records[:1])  # by the kernel's log, while no auditd runs
-    written, _raised = take(login(7), login(8), reading(9), reading(int(UNSET)), printed, sessions=sessions)
+    written, _raised = take(*login(7), *login(8), reading(9), reading(int(UNSET)), printed, sessions=sessions)
     assert [event["session"] for event in written] == [None, None, None]
 
 
 def test_sessions_outlive_the_writer_but_not_the_boot(tmp_path: Path) -> None:
     path = tmp_path / "sessions.json"
     first = AuditSessions(path, "boot")
-    first.take(login(7), AGENTS.by_uid)
+    begin(first, login(7))
     assert first.unit(reading(7)) == UNIT
     assert AuditSessions(path, "boot").unit(reading(7)) is None, "nothing was saved yet"
     assert first.save()
@@ -162,16 +185,16 @@ def test_sessions_outlive_the_writer_but_not_the_boot(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_no_reason_to_forget(tmp_path: Path) -> None:
     found = AuditSessions(tmp_path / "missing" / "sessions.json", "boot")
-    found.take(login(7), AGENTS.by_uid)
+    begin(found, login(7))
     assert not found.save()
     (tmp_path / "missing").mkdir()
     assert found.save() and AuditSessions(tmp_path / "missing" / "sessions.json", "boot").unit(reading(7)) == UNIT
 
 
 def test_many_short_sessions_do_not_push_out_the_service(sessions: AuditSessions) -> None:
-    sessions.take(login(1, "cordon-agent@probe.service"), AGENTS.by_uid)
+    begin(sessions, login(1, "cordon-agent@probe.service"))
     for number in range(2, KEPT + 100):
-        sessions.take(login(number), AGENTS.by_uid)
+        begin(sessions, login(number))
     assert sessions.unit(reading(1)) == "cordon-agent@probe.service"
     assert sessions.unit(reading(2)) is None and sessions.unit(reading(KEPT + 99)) == UNIT
 

@@ -5,7 +5,7 @@
 
 entry, the first program of every unit of an agent, begins a session of the kernel's audit system. Its number (`ses`) is
 in every SYSCALL record of the unit from then on: processes inherit it, and without a capability that no agent has none
-of them can change it. The kernel's LOGIN record of that moment comes with entry's command line, which names the unit. So
+of them can change it. The kernel's records of that moment have the command line that systemd started, which names the unit. So
 nothing is looked up in /proc, where a process that lives for a millisecond is gone before its record is read.
 """
 
@@ -25,8 +25,11 @@ KEPT = 1000  # sessions; of an agent's service, which may run for months, those 
 
 log = logging.getLogger("cordon-events")
 
+_PENDING = 100  # logins, of whomever, of which the rest has not come
+_NONE = ("4294967295", "-1", "unset", None)
+
 _UNIT = re.compile(
-    r"^(?:\S+ )?/usr/lib/cordon/entry --unit=(cordon-(?:agent@|session-)([a-z][a-z0-9_]*)(?:-[0-9a-f]+)?\.service)(?: |$)"
+    r"^/usr/bin/env -- /usr/lib/cordon/entry --unit=(cordon-(?:agent@|session-)([a-z][a-z0-9_]*)(?:-[0-9a-f]+)?\.service)(?: |$)"
 )
 
 
@@ -40,14 +43,24 @@ class AuditSessions:
         # The kernel counts from 1 again in each boot.
         self._units: dict[str, str] = dict(known["units"]) if known.get("boot") == self._boot else {}
         self._changed = False
+        self._logins: dict[str, Mapping[str, str]] = {}  # by stamp, until the rest of the act comes
 
     def take(self, event: AuditEvent, by_uid: Mapping[int, str]) -> None:
-        """Note the session that a record begins."""
+        """Note the session that a record begins.
+
+        libauparse hands out LOGIN by itself, before the other records of the same act.
+        """
         login = next((record for record in event.records if record["type"] == "LOGIN"), None)
-        unit = _begun(event, login, by_uid) if login else None
-        if login and unit:
-            self._units.pop(login["ses"], None)
-            self._units[login["ses"]] = unit
+        if login:
+            self._logins = dict([*self._logins.items(), (event.stamp, login)][-_PENDING:])
+        elif event.stamp in self._logins:
+            self._begin(self._logins.pop(event.stamp), event, by_uid)
+
+    def _begin(self, login: Mapping[str, str], event: AuditEvent, by_uid: Mapping[int, str]) -> None:
+        unit, number = _begun(login, event, by_uid), login.get("ses", "")
+        if unit:
+            self._units.pop(number, None)
+            self._units[number] = unit
             self._changed = True
             self._forget()
 
@@ -75,16 +88,17 @@ class AuditSessions:
                 del self._units[number]
 
 
-def _begun(event: AuditEvent, login: Mapping[str, str], by_uid: Mapping[int, str]) -> str | None:
-    """The unit that a LOGIN record names, if the agent itself wrote it.
+def _begun(login: Mapping[str, str], event: AuditEvent, by_uid: Mapping[int, str]) -> str | None:
+    """The unit that the records of a login name, if the agent itself wrote it.
 
     Whoever has no session yet may begin one under any uid, so the uid that counts is that of the process. An agent's
-    processes all have a session, but for entry.
+    processes all have a session, but for entry. The command line is what systemd started: the kernel keeps the one of a
+    process's first record.
     """
     act = Act(event)
     uid = act.syscall.get("uid", "")
     title = next((record.get("proctitle", "") for record in event.records if record["type"] == "PROCTITLE"), "")
     match = _UNIT.match(title)
     agent = by_uid.get(int(uid)) if uid.isdigit() else None
-    succeeded = login.get("res") in ("1", "yes") and login.get("old-ses") in ("4294967295", "-1", "unset")
+    succeeded = login.get("res") in ("1", "yes") and login.get("old-ses") in _NONE and login.get("ses") not in _NONE
     return match[1] if match and agent == match[2] and succeeded else None
