@@ -32,6 +32,8 @@ from ._apparmor_policy import (
 from ._apparmor_rules import Refused, Rule, lines, literal, pattern, rule, transition
 
 ENTRY = "/usr/lib/cordon/entry"
+# entry's one write; the kernel refuses every later one (EPERM).
+AUDIT_SESSION = Block("entry begins a session of the kernel's audit system", ["owner /proc/[0-9]*/loginuid rw,"])
 NAME = re.compile(r"[a-z][a-z0-9_]{0,25}")
 # Tools without network that start nothing and hold nothing have the same rights, so they share a profile.
 READERS, WRITERS, MAIN = "readers", "writers", "main"
@@ -153,7 +155,7 @@ def _cage(layer: Layer) -> List[Block]:
                   ["%s pix -> &%s.main," % (ENTRY, layer.cage)])
     wide = Block("what everybody on the host may read", lines(CAGE_READS))
     # Only the inner layer logs a secret being read: both would write the same record twice.
-    return [entry, *[grant.allowed(grant.programs + grant.helpers) for grant in layer.grants], _command(agent),
+    return [entry, AUDIT_SESSION, *[grant.allowed(grant.programs + grant.helpers) for grant in layer.grants], _command(agent),
             _home(agent, "rw", "x"), _secrets(agent, agent["secrets"], ""), _shared(agent, "rw"), _devices(agent),
             NETWORK, *_sandbox(layer), *_always(layer, SCRATCH_RUNS), wide, *_denied(agent)]
 
@@ -162,7 +164,7 @@ def _main(layer: Layer) -> List[Block]:
     agent = layer.agent
     inherited = [grant.allowed(grant.programs + grant.helpers) for grant in layer.grants if grant.place == MAIN]
     secrets = [secret for secret in agent["secrets"] if not secret["tools"]]
-    return [*inherited, *_starts(layer, MAIN), _command(agent, layer.grants), _home(agent, "rw", "x"),
+    return [AUDIT_SESSION, *inherited, *_starts(layer, MAIN), _command(agent, layer.grants), _home(agent, "rw", "x"),
             _secrets(agent, secrets, "audit"), _shared(agent, "rw"), _devices(agent), NETWORK,
             *_sandbox(layer), *_always(layer, SCRATCH_RUNS), *_denied(agent)]
 
@@ -316,7 +318,7 @@ def _home(agent: Dict[str, Any], access: str, execute: str = "") -> Block:
 
 def _secrets(agent: Dict[str, Any], secrets: List[Dict[str, Any]], verdict: str) -> Block:
     vault = literal(agent["home"]) + "/.vault/"
-    rules = [Rule(literal(vault + secret["name"]), "r", verdict=verdict) for secret in secrets]
+    rules = [Rule(literal(vault + secret["name"]), "r", verdict=verdict) for secret in secrets if not secret.get("broker")]
     title = "agents[%s].secrets%s" % (agent["name"], ": each read leaves a record" if verdict else "")
     return Block(title, lines(rules + [Rule(vault, "r")]) if rules else [])
 

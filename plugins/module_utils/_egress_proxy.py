@@ -22,6 +22,7 @@ import json
 import re
 from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple, Union
 
+from . import _brokered
 from ._egress import PROXY_LISTENS_TO, PROXY_PORT, addresses, https_names
 from ._egress_requests import OVERRIDES, narrowed, read, shown
 from ._metadata import NAMES, NETWORKS
@@ -52,13 +53,14 @@ class Places(NamedTuple):
     requests: str = "/usr/lib/cordon/proxy_requests.py"
     granted: str = f"{CONFIG}/requests.json"
     log: str = LOG
+    brokered: str = _brokered.INCLUDED
 
 
 HOST = Places()
 
 # Why something was refused: the reason in the log, and what the agent is told where it can be told anything.
 REASONS: Dict[str, str] = {
-    "method": "Only CONNECT is served here: use https://.",
+    "method": "Only CONNECT is served here, use https://; and no TRACE inside.",
     "metadata": "No agent may reach a metadata service.",
     "name": "The manifest does not grant this agent the name.",
     "port": "The manifest grants this agent the name, but not on this port.",
@@ -77,6 +79,7 @@ def config(
     upstream: {"address", "port"} of the company's own proxy, which then resolves names in our place.
     internal_ca: whether places.internal holds certificates to trust besides the system's.
     """
+    agents = list(agents)
     served = sorted((agent for agent in agents if https_names(agent)), key=lambda agent: agent["name"])
     where = addresses(agents)
     text = "\n".join([
@@ -88,6 +91,7 @@ def config(
         _access(served, resolves=not upstream),
         _tls(served),
         _next_hops(served, upstream),
+        *_included(_brokered.declared(agents), places),
     ])
     return text.replace(_DIGEST, digest(text))
 
@@ -198,6 +202,9 @@ sslcrtd_children 4 startup=1 idle=1
 # The name of the inspected host and no other: the authority is constrained to those names.
 sslproxy_cert_adapt setCommonName all
 
+# Its own pages would show the configuration, secrets that it adds among it.
+cachemgr_passwd disable all
+
 # What a refused CONNECT is answered; squid takes its own pages from where they are.
 error_directory {places.errors}
 
@@ -218,6 +225,7 @@ def _shared_lists() -> str:
         *(f"acl why.{reason} annotate_transaction reason={reason}" for reason in REASONS),
         *(f"acl is.{outcome} annotate_transaction outcome={outcome}" for outcome in ("tunnel", "inspected")),
         "acl CONNECT method CONNECT",
+        "acl echo method TRACE",
         "acl opened connections_encrypted",
         "acl hello at_step SslBump2",
         "acl same_name external same_name",
@@ -358,15 +366,31 @@ def _access(served: List[Agent], resolves: bool) -> str:
         "http_access deny front metadata_addresses why.metadata",
         "http_access deny tls !opened !CONNECT why.method",
         "http_access deny tls opened CONNECT why.method",
+        # A server answers TRACE with the request as it came, and so with what was added to it (RFC 9110, 9.3.8).
+        "http_access deny tls opened echo why.method",
         *(f"http_access deny {name}.any !{name}.named why.name" for name in names),
         *(f"http_access deny {name}.any !{name}.granted why.port" for name in names),
         *(addressed if resolves else []),
         # The Host header of each request inside an inspected connection.
         "http_access deny tls opened !same_name why.host",
         *(f"http_access deny {name}.tls opened !{name}.request why.request" for name in narrow),
+        *(line for agent in served for line in _used(agent)),
         *(f"http_access allow {name}.any" for name in names),
         "http_access deny all",
     ]) + "\n"
+
+
+def _used(agent: Agent) -> List[str]:
+    """Note of each request that gets secrets which they are, for the log; what adds them is _brokered.render()."""
+    places: Dict[Tuple[str, int], List[str]] = {}
+    for secret in _brokered.declared([agent]):
+        places.setdefault((secret.host, secret.port), []).append(secret.name)
+    lines, name = [], acl(agent["name"])
+    for number, ((host, port), secrets) in enumerate(sorted(places.items())):
+        lines += [f"acl {name}.for.{number} dstdomain -n {_checked(NAME, host)}",
+                  f"acl {name}.uses.{number} annotate_transaction secret={','.join(secrets)}",
+                  f"http_access allow {name}.tls opened {name}.to.{port} {name}.for.{number} {name}.uses.{number}"]
+    return lines
 
 
 def _led(served: List[Agent]) -> List[str]:
@@ -482,6 +506,12 @@ def _next_hops(served: List[Agent], upstream: Optional[Mapping[str, Any]]) -> st
     ]) + "\n"
 
 
+def _included(secrets: List[_brokered.Secret], places: Places) -> List[str]:
+    """Where the secrets are that are added to requests; their values are in no file that stays."""
+    told = [f"# {secret.agent}: the secret {secret.name} as {secret.shown}" for secret in secrets]
+    return ["\n".join([*told, f"include {places.brokered}", ""])] if secrets else []
+
+
 def _hop(name: str) -> str:
     return f"cache_peer_access {name}.tls allow {name}"
 
@@ -499,7 +529,8 @@ def _log_format(name: str) -> str:
     fields = {
         "at": "%ts.%03tu", "agent": f'"{name}"', "address": '"%>la"', "method": '"%#rm"', "host": '"%#>rd"',
         "port": '"%>rP"', "sni": '"%#ssl::>sni"', "url": '"%#ru"', "outcome": '"%{outcome}note"',
-        "reason": '"%{reason}note"', "status": "%>Hs", "sent": "%>st", "received": "%<st", "ms": "%tr",
-        "hierarchy": '"%Sh"', "squid": '"%Ss"', "error": '"%err_code"', "detail": '"%#err_detail"', "mode": '"%ssl::bump_mode"'
+        "reason": '"%{reason}note"', "secret": '"%{secret}note"', "status": "%>Hs", "sent": "%>st", "received": "%<st",
+        "ms": "%tr", "hierarchy": '"%Sh"', "squid": '"%Ss"', "error": '"%err_code"', "detail": '"%#err_detail"',
+        "mode": '"%ssl::bump_mode"',
     }
     return "{" + ",".join(f'"{key}":{value}' for key, value in fields.items()) + "}"

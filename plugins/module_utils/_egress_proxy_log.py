@@ -25,13 +25,14 @@ def event(line: str, agents: Optional[Mapping[str, str]] = None) -> Optional[Dic
     agents: the names of agents by address, to tell whose a request was that could not be read as one; its agent is else None.
 
     {"at": seconds since 1970, "agent", "host", "port", "sni", "outcome", "reason", "method", "path", "status",
-    "bytes_sent", "bytes_received", "milliseconds", "inspected", "echo"}
+    "bytes_sent", "bytes_received", "milliseconds", "inspected", "echo", "secrets"}
 
     outcome: "refused" (reason: a key of _egress_proxy.REASONS, or "unreadable", "too large"), "failed" (reason: squid says
     why), "opened" and
     "closed" for the two ends of a tunnel, "answered" for a request that was inspected. method, path (without its query)
     and status (the server's) are those of an inspected or refused request, else None. echo: whether it says again what the
     line of the connection has said: squid accepts the agent's request where it could not reach the server, and answers it itself.
+    secrets: names of the secrets that were added to the request.
     """
     try:
         said = json.loads(line, strict=False)
@@ -53,6 +54,7 @@ def _event(said: Dict[str, Any]) -> Optional[Dict[str, Any]]:
         "method": said["method"], "path": _path(said), "status": said["status"] if outcome == "answered" else None,
         "bytes_sent": said["sent"], "bytes_received": said["received"], "milliseconds": said["ms"],
         "inspected": inspected or said["outcome"] == "inspected",
+        "secrets": said["secret"].split(",") if said.get("secret") and outcome != "refused" else [],
         "echo": inspected and outcome == "failed" and said["squid"] == "NONE_NONE",
     }
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 from typing import Any, Collection, Dict, List, Mapping, Tuple
 
 from . import _egress as by_name
+from . import _manifest_broker as brokered
 from ._manifest_network import read_api, read_cidr, read_host, read_private_network, read_request
 from ._manifest_place import Place, near, show
-from ._manifest_refused import NOT_YET
 from ._manifest_values import (
     DAYS,
     INNER_SANDBOX,
@@ -62,6 +62,9 @@ DEFAULTS: Dict[str, Any] = {
     "secrets": [],
     "secrets[].tools": [],
     "secrets[].broker": None,
+    "secrets[].broker.port": 443,
+    "secrets[].broker.prefix": "",
+    "secrets[].broker.user": None,
     "egress": [],
     "egress[].port": 443,
     "egress[].log": True,
@@ -158,11 +161,13 @@ def _agent(value: Any, place: Place, tools: Mapping[str, bool]) -> Dict[str, Any
     if len(place.problems) == before:
         _refuse_contradictions(resolved, place, tools)
         _inspect_critical_apis(resolved, value, place)
+        _inspect_brokered(resolved, value, place)
     return resolved
 
 
 def _refuse_contradictions(agent: Dict[str, Any], place: Place, tools: Mapping[str, bool]) -> None:
     """What each key alone cannot tell."""
+    brokered.refuse_contradictions(agent["secrets"], place.member("secrets"))
     for index, secret in enumerate(agent["secrets"]):
         for tool in secret["tools"]:
             _refuse_reader(tool, agent["tools"], place.member("secrets").item(index).member("tools"), tools)
@@ -195,19 +200,35 @@ def _inspect_critical_apis(agent: Dict[str, Any], given: Dict[str, Any], place: 
         for port in ports:
             entry = by_name.entry_for(entries, api, port)
             if entry:
-                _inspect(agent, given, entry, api, place)
+                number = next(index for index, other in enumerate(agent["egress"]) if other is entry)
+                _inspect(agent, given, number, (f"{api} is one of critical_apis, and what it answers is seen only where it is"
+                                                " inspected", "take the name out of critical_apis"), place)
 
 
-def _inspect(agent: Dict[str, Any], given: Dict[str, Any], entry: Dict[str, Any], api: str, place: Place) -> None:
-    number = next(index for index, other in enumerate(agent["egress"]) if other is entry)
-    written = given["egress"][number]
+def _inspect_brokered(agent: Dict[str, Any], given: Dict[str, Any], place: Place) -> None:
+    """Have the proxy open what it is to add a secret to."""
+    for index, secret in enumerate(agent["secrets"]):
+        broker = secret["broker"]
+        number = brokered.entry_of(broker, agent["egress"]) if broker else None
+        if number is not None:
+            _inspect(agent, given, number, (f"the proxy adds the secret {secret['name']} to its requests, and must open them",
+                                            "take broker out of the secret"), place)
+        elif broker:
+            port = "" if broker["port"] == HTTPS_PORT else f", port: {broker['port']}, protocol: https"
+            place.member("secrets").item(index).member("broker").member("host").refuse(
+                f"{broker['host']}:{broker['port']} is none of the agent's https names, written out",
+                f"add {{name: {broker['host']}{port}}} to egress; a wildcard is not enough, the secret is for one host",
+            )
+
+
+def _inspect(agent: Dict[str, Any], given: Dict[str, Any], number: int, why: Tuple[str, str], place: Place) -> None:
+    """why: the reason, and what to do instead."""
     # The resolved manifest has true; who writes false himself must hear that he cannot have both.
-    if written.get("inspect") is False:
+    if given["egress"][number].get("inspect") is False:
         place.member("egress").item(number).member("inspect").refuse(
-            f"false, but {api} is one of critical_apis, and what it answers is seen only where it is inspected",
-            "leave inspect out, or take the name out of critical_apis",
+            f"false, but {why[0]}", f"leave inspect out, or {why[1]}"
         )
-    entry["inspect"] = True
+    agent["egress"][number]["inspect"] = True
 
 
 def _refuse_reader(tool: str, granted: List[str], place: Place, tools: Mapping[str, bool]) -> None:
@@ -231,9 +252,16 @@ BURN_IN: Dict[str, Reader[Any]] = {
     "active_days": number_to(DAYS, "a number of days"),
     "replay": list_of(read_replay),
 }
+BROKER: Dict[str, Reader[Any]] = {
+    "host": read_api,
+    "port": read_port,
+    "header": brokered.read_header,
+    "prefix": brokered.read_prefix,
+    "user": brokered.read_user,
+}
 SECRET: Dict[str, Reader[Any]] = {
     "name": read_secret_name,
-    "broker": lambda value, place: None,  # whatever is not null is refused by NOT_YET
+    "broker": lambda value, place: None if value is None else _record(BROKER)(value, place),
 }
 LIMITS: Dict[str, Reader[Any]] = {
     "cpu": read_cpu,
@@ -287,21 +315,13 @@ def _record(readers: Dict[str, Reader[Any]]) -> Reader[Dict[str, Any]]:
 
 def _refuse_unknown(value: Dict[Any, Any], place: Place, readers: Dict[str, Reader[Any]]) -> None:
     for key in value:
-        member = place.member(key) if isinstance(key, str) else place
-        if _not_yet(member, value[key]):
-            member.refuse(*NOT_YET[member.key])
-        elif key not in readers:
+        if key not in readers:
             place.refuse(f"unknown key {show(key)}", near(key, readers))
-
-
-def _not_yet(place: Place, value: Any) -> bool:
-    """Whether this release refuses the value. The default asks for nothing, and resolve itself writes it."""
-    return place.key in NOT_YET and (place.key not in DEFAULTS or value != DEFAULTS[place.key])
 
 
 def _member(value: Dict[Any, Any], place: Place, key: str, reader: Reader[Any]) -> Any:
     if key in value:
-        return None if _not_yet(place, value[key]) else reader(value[key], place)
+        return reader(value[key], place)
     if isinstance(reader, _Derived):
         return reader.expected
     if place.key in DEFAULTS:
@@ -314,6 +334,8 @@ MANDATORY: Dict[str, str] = {
     "name": "every agent has a name, e.g. autopilot",
     "command": "write what the agent runs, [/absolute/path/to/program, argument, ...]",
     "secrets[].name": "write the secret's name; its value stays in the operator's secret store",
+    "secrets[].broker.host": "write whose requests get the secret, e.g. api.example.org",
+    "secrets[].broker.header": "write the header that carries the secret, e.g. Authorization",
     "egress[].cidr": "write where to, e.g. {name: api.example.org} or {cidr: 10.20.0.0/24, port: 5432}",
 }
 

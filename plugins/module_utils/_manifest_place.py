@@ -20,7 +20,7 @@ class Place:
     """One spot in a manifest.
 
     path: what a person reads, e.g. "agents[1].egress[0].port".
-    key: the same spot in the schema, below one agent: "egress[].port"; it indexes DEFAULTS and NOT_YET.
+    key: the same spot in the schema, below one agent: "egress[].port"; it indexes DEFAULTS.
     """
 
     def __init__(self, path: str, key: str = "", problems: List[str] | None = None) -> None:

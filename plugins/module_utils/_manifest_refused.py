@@ -8,7 +8,7 @@ Each table is data, so that a refusal can be read, argued about and extended wit
 
 from __future__ import annotations
 
-from typing import Dict, Tuple
+from typing import Tuple
 
 # (why, what): the reasons are worded to stand after "because" or in brackets.
 Refusals = Tuple[Tuple[str, Tuple[str, ...]], ...]
@@ -133,15 +133,6 @@ DEVICES: Refusals = (
     ),
     ("it unseals the keys of the vaults", ("/dev/tpm",)),
 )
-
-#: What the schema describes and this release cannot deliver, by its place below one agent: refused, never
-#: half done. (why, what to write instead)
-NOT_YET: Dict[str, Tuple[str, str]] = {
-    "secrets[].broker": (
-        "the egress proxy does not add secrets to requests yet",
-        "leave it out; the agent then reads the secret from its ~/.vault",
-    ),
-}
 
 
 def environment_refusal(name: str) -> str | None:

@@ -251,7 +251,8 @@ def command(agent: Dict[str, Any]) -> str:
     lines = [
         f"# What agent {agent['name']} runs; its confinement is {CONFIG}/agents/{agent['name']}.conf.",
         "[Service]",
-        f"ExecStart=/usr/bin/env -- {LIBRARY}/entry {words}",
+        # %n, the unit: for the event log, by the kernel's record of what entry does.
+        f"ExecStart=/usr/bin/env -- {LIBRARY}/entry --unit=%n {words}",
     ]
     return "\n".join(lines) + "\n"
 

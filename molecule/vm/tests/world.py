@@ -182,7 +182,7 @@ async def web(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Non
     headers = dict(line.lower().split(": ", 1) for line in head[1:] if ": " in line)
     seen = {"kind": "https", "address": address, "port": port, "sni": sni, "host": headers.get("host"), "method": method,
             "path": path}  # fmt: skip
-    note(**seen)
+    note(**seen, authorization=headers.get("authorization"))
     status = path.rpartition("/status/")[2] if "/status/" in path else "200"
     # As a web server has a repository that knows nothing of git: git-http-backend(1), "dumb" protocol.
     body = f"{REVISION}\trefs/heads/main\n" if "/info/refs" in path else json.dumps(seen)

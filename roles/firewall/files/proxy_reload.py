@@ -166,8 +166,13 @@ def check() -> None:
     done = subprocess.run(["/usr/sbin/squid", "-k", "parse", "-f", WANTED], env=ENVIRONMENT, check=False,
                           stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode:
-        wrong = [line for line in done.stderr.splitlines() if re.search("FATAL|ERROR|Bungled", line)]
-        raise SystemExit(f"squid refuses {WANTED}; the proxy goes on as it was: {'; '.join(wrong)}")
+        raise SystemExit(f"squid refuses {WANTED}; the proxy goes on as it was: {'; '.join(wrong(done.stderr))}")
+
+
+def wrong(said: str) -> List[str]:
+    """What squid says that it cannot read. It shows the line, and in what is included there are secrets: of that, where alone."""
+    elsewhere = [match[1] for match in re.finditer(r"Bungled ((\S+) line \d+)", said) if match[2] != WANTED]
+    return elsewhere or [line for line in said.splitlines() if re.search("FATAL|ERROR|Bungled|unrecognized", line)]
 
 
 def main(arguments: List[str]) -> None:

@@ -48,6 +48,7 @@ class ProxyHost:
             internal=str(self.config / "internal-ca.pem"), errors=str(self.config / "errors"),
             same_name=str(self.root / "proxy_same_name.py"), requests=str(self.root / "proxy_requests.py"),
             granted=str(self.config / "requests.json"), log=str(self.run / "proxy.log"),
+            brokered=str(self.root / "brokered"),
         )
 
     # --- what is there -------------------------------------------------------------------------------

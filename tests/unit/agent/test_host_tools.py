@@ -71,7 +71,7 @@ def test_a_session_goes_through_entry_and_has_its_own_unit():
     first, second = (sessions.unit("scout") for _ in range(2))
     assert first != second and first.startswith("cordon-session-scout-")
     argv = sessions.argv("scout", first, ["id", "-u"], terminal=False)
-    assert argv[argv.index("--") :] == ["--", "/usr/bin/env", "--", "/usr/lib/cordon/entry", "id", "-u"]
+    assert argv[argv.index("--") :] == ["--", "/usr/bin/env", "--", "/usr/lib/cordon/entry", f"--unit={first}", "id", "-u"]
     assert "--pipe" in argv and "--pty" in sessions.argv("scout", first, ["id"], terminal=True)
 
 

@@ -92,7 +92,7 @@ def test_granted_devices_are_named_one_by_one():
 )
 def test_words_of_the_command_reach_the_program_unchanged(word, quoted):
     text = _units.command(agent(command=["/usr/bin/echo", word]))
-    assert setting(text, "ExecStart") == [f'/usr/bin/env -- /usr/lib/cordon/entry "/usr/bin/echo" {quoted}']
+    assert setting(text, "ExecStart") == [f'/usr/bin/env -- /usr/lib/cordon/entry --unit=%n "/usr/bin/echo" {quoted}']
 
 
 def test_the_slice_bounds_cpu_memory_swap_and_tasks():

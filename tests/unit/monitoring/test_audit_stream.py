@@ -24,7 +24,7 @@ def texts(tail: LogTail) -> list[str]:
     return [line.text for line in tail.lines()]
 
 
-@pytest.mark.parametrize("name", ["bookworm", "burn_in"])
+@pytest.mark.parametrize("name", ["bookworm", "burn_in", "sessions"])
 def test_libauparse_decodes_the_sample_as_recorded(name: str) -> None:
     has = (
         shutil.which(SYSTEM_PYTHON)

@@ -259,3 +259,10 @@ def test_what_nobody_needs_or_has_yet_is_not_down(given):
     """The manifest is written before the role firewall has installed the proxy."""
     served = Served(lambda: {"proxy": {**state(["scout"])["proxy"], **given}})
     assert list(served.changes(0.0)) == [] and list(served.changes(1000.0)) == []
+
+
+def test_a_request_to_which_the_proxy_added_secrets_names_them():
+    plain, brokered = (proxy_event(json.dumps({**REQUEST, **more}), "7:0", "web1", WHERE) for more in ({}, {"secret": "key,odd"}))
+    assert "secret" not in plain
+    assert (brokered["kind"], brokered["secret"], brokered["url_path"]) == ("api_call", "key,odd", plain["url_path"])
+    assert "secret" not in proxy_event(json.dumps({**REFUSED, "secret": "-"}), "7:0", "web1", WHERE)

@@ -40,6 +40,7 @@ def argv(agent: str, name: str, command: List[str], terminal: bool) -> List[str]
         *([f"--setenv=TERM={os.environ.get('TERM', 'dumb')}"] if terminal else []),
         "--",
         *ENTRY,
+        f"--unit={name}",
         *command,
     ]
 

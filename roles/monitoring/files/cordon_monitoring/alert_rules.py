@@ -16,6 +16,7 @@ Alert = dict[str, Any]
 METADATA = "metadata-endpoint"
 SENSITIVE = "sensitive-path"
 TAMPER = "tampering"
+SECRET = "secret-misused"
 AUDIT_LOST = "audit-records-lost"
 AUDIT_OFF = "audit-off"
 GAP = "log-gap"
@@ -27,6 +28,7 @@ SUMMARIES = {
     METADATA: "{agent} tried to reach the cloud metadata endpoint {endpoint}: it was refused",
     SENSITIVE: "{agent} was refused access to {path}",
     TAMPER: "{path}, which holds agents in, was changed by {program}",
+    SECRET: "{program} of {agent} {did} secret {secret}, for which the manifest does not list it",
 }
 
 
@@ -39,13 +41,14 @@ def rule_of(event: Event, sensitive_paths: Sequence[str]) -> str | None:
     path = event.get("path") or ""
     if event["outcome"] == "denied" and path and (_sensitive(path, sensitive_paths) or _of_another(event["agent"], path)):
         return SENSITIVE
-    return None
+    return SECRET if event.get("listed") is False else None
 
 
 def alert(event: Event, rule: str) -> Alert:
     """The alert of an event that meets a rule."""
     endpoint = event.get("address") or event.get("name")
     shown = {"path": None, **event, "endpoint": endpoint, "agent": event["agent"] or event["program"] or "somebody"}
+    shown["did"] = "was refused" if event["outcome"] == "denied" else "read"
     return event_alert(event, rule, severity(event, rule), SUMMARIES[rule].format(**shown))
 
 
@@ -95,12 +98,13 @@ class Window:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._since: dict[tuple[str | None, str], float] = {}
-        self._repeats: dict[tuple[str | None, str], int] = {}
+        self._since: dict[tuple[str | None, ...], float] = {}
+        self._repeats: dict[tuple[str | None, ...], int] = {}
 
     def admit(self, found: Alert, now: float) -> Alert | None:
         """The alert, with how many like it were held back before it; None to hold it back."""
-        key = (found["agent"], found["alert"])
+        # Each secret has to be changed, so one must not hide another.
+        key = (found["agent"], found["alert"], (found["event"] or {}).get("secret"))
         if key in self._since and now - self._since[key] < self._seconds:
             self._repeats[key] = self._repeats.get(key, 0) + 1
             return None

@@ -42,6 +42,7 @@ class Agents(NamedTuple):
     by_address: Mapping[str, str] = {}  # the address on which the proxy serves an agent -> its name
     named: Mapping[str, list[dict[str, Any]]] = {}  # egress by name, of the agents that have a line with `log: false`
     critical: Mapping[str, list[str]] = {}  # critical_apis, of each agent
+    secrets: Mapping[str, Mapping[str, list[str]]] = {}  # of each agent, its secrets and the only tools that may read them
 
     def wants(self, event: Mapping[str, Any]) -> bool:
         """Whether an allowed call or question is to be logged, by the line of the manifest that allowed it."""
@@ -65,7 +66,8 @@ def agents(path: Path = MANIFEST) -> Agents:
     quiet = {name: entries for name, entries in named.items() if not all(entry["log"] for entry in entries)}
     by_address = {address: name for name, address in _egress.addresses(listed).items()}
     critical = {agent["name"]: agent.get("critical_apis", []) for agent in listed}
-    return Agents(by_uid, frozenset(named), burning, by_address, quiet, critical)
+    secrets = {agent["name"]: {one["name"]: one["tools"] for one in agent.get("secrets", [])} for agent in listed}
+    return Agents(by_uid, frozenset(named), burning, by_address, quiet, critical, secrets)
 
 
 class LiveAgents:

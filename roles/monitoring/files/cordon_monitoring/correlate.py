@@ -16,7 +16,7 @@ from .event import Event
 
 HOLD = 2.0  # seconds; a refused TCP connect fails at the second SYN, one second after the first
 REMEMBER = 150.0  # seconds; the kernel sends SYNs again for about 130
-_TOLD_BY_AUDIT = ("program", "pid", "profile")
+_TOLD_BY_AUDIT = ("program", "pid", "profile", "session")
 
 Key = tuple[object, ...]
 

@@ -31,6 +31,7 @@ def new(identity: str, seconds: float, host: str, agent: str | None, source: str
         "pid": None,
         "operation": None,
         "profile": None,
+        "session": None,
         "reason": None,
         "source": source,
         "id": identity,

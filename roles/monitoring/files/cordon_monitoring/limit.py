@@ -20,10 +20,14 @@ SAME = 10  # events of one act in a window
 CEILING = 3000  # events of one agent in a window
 
 # What only one event is about, and a count of many is not.
-_ITS_OWN = ("program", "pid", "path", "argv", "address", "addresses", "name", "type", "port", "secret", "apparmor", "sni",
-            "method", "url_path", "status", "sent", "received", "milliseconds", "refusal")  # fmt: skip
+_ITS_OWN = ("program", "pid", "path", "argv", "address", "addresses", "name", "type", "port", "secret", "listed", "session",
+            "apparmor", "sni", "method", "url_path", "status", "sent", "received", "milliseconds", "refusal")  # fmt: skip
 
 Key = tuple[object, ...]
+
+
+# The events of one agent, by kind, that share a ceiling. A flood of other acts must not hide which secret was read.
+_OWN_CEILING = frozenset({"secret"})
 
 
 class Limiter:
@@ -40,7 +44,8 @@ class Limiter:
     def allow(self, event: Event) -> bool:
         """True: write it. Process starts and calls of APIs are only under the agent's ceiling: every one of them counts."""
         each = event["kind"] in ("process", "api_call") and event["outcome"] == "allowed"
-        keys = [("agent", event["agent"])] + ([] if each else [_same(event)])
+        ceiling: Key = ("agent", event["agent"], event["kind"] if event["kind"] in _OWN_CEILING else None)
+        keys = [ceiling] + ([] if each else [_same(event)])
         for key in keys:
             self._seen[key] = self._seen.get(key, 0) + 1
         over = next((key for key in keys if self._seen[key] > self._limits[str(key[0])]), None)
@@ -74,4 +79,5 @@ class Limiter:
 def _same(event: Event) -> Key:
     names = ("agent", "kind", "outcome", "program", "operation", "path", "address", "name", "type", "port", "reason", "profile",
              "refusal")  # fmt: skip
-    return ("same", *(event.get(name) for name in names))
+    session = event["session"] if event["kind"] in _OWN_CEILING else None
+    return ("same", session, *(event.get(name) for name in names))

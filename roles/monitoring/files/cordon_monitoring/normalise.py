@@ -15,6 +15,7 @@ from typing import Mapping
 from . import event as events
 from .act import Act, AuditEvent
 from .event import Event
+from .secret_reads import OPENINGS
 from .verdict import verdicts
 
 TAMPER = "cordon-tamper"
@@ -79,7 +80,7 @@ def audit_event(event: AuditEvent, by_uid: Mapping[int, str], host: str) -> Even
     if found["reason"] in ("apparmor", "complain"):
         found["apparmor"] = _apparmor(act)
     if tamper:
-        return _tamper(found, act)
+        return _tamper(found, act, by_uid)
     return _of_kind(found, act)
 
 
@@ -110,24 +111,22 @@ def _of_kind(found: Event, act: Act) -> Event | None:
     return _file(found, act, operation)
 
 
-def _tamper(found: Event, act: Act) -> Event | None:
+def _tamper(found: Event, act: Act, by_uid: Mapping[int, str]) -> Event | None:
     """A write to what holds the agents, by whomever; a write that failed for another reason changed nothing."""
     if found["outcome"] == "allowed" and act.error:
         return None
-    found.update(kind="file", operation=_file_operation(act.call), user=_user(act))
+    found.update(kind="file", operation=_file_operation(act.call), user=_user(act, by_uid))
     if found["outcome"] == "allowed":
         found["reason"] = "tamper"
     return events.set_path(found, act.path())
 
 
-def _user(act: Act) -> dict[str, int | None]:
-    """Numbers of the user and of the login behind it (null: no login, a service)."""
+def _user(act: Act, by_uid: Mapping[int, str]) -> dict[str, int | None]:
+    """Numbers of the user and of the login behind it (null: no login, a service). A session of an agent is no login."""
     uid, login = act.syscall.get("uid", ""), act.syscall.get("auid", "")
     unset = login in ("4294967295", "-1")
-    return {
-        "uid": int(uid) if uid.isdigit() else None,
-        "login_uid": int(login) if login.isdigit() and not unset else None,
-    }
+    person = login.isdigit() and not unset and int(login) not in by_uid
+    return {"uid": int(uid) if uid.isdigit() else None, "login_uid": int(login) if person else None}
 
 
 def _process(found: Event, act: Act) -> Event | None:
@@ -181,8 +180,8 @@ def _file(found: Event, act: Act, operation: str) -> Event | None:
     found.update(kind="file", operation=operation or _file_operation(act.call))
     events.set_path(found, act.path())
     watched = act.verdict().get("apparmor") == "AUDIT"
-    # `audit` rules also speak of every stat and mapping: the opening is the reading.
-    if watched and found["operation"] != "open":
+    # `audit` rules also speak of every stat and mapping: coming by an open file is the reading.
+    if watched and found["operation"] not in OPENINGS:
         return None
     if found["outcome"] == "allowed" and not act.verdict():
         return None  # an ordinary failure, or another tool's rule on the same call

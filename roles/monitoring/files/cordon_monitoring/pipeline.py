@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Callable, Iterable
 
-from . import alert_rules, normalise
+from . import alert_rules, normalise, secret_reads
 from .act import AuditEvent
 from .alert_rules import Alert
 from .config import Agents, Settings
@@ -33,10 +33,13 @@ class Pipeline:
         self._done: list[Event] = []
         self._lost: int | None = None
 
-    def take_audit(self, found: AuditEvent, agents: Agents, now: float) -> None:
-        """An act from the audit log."""
+    def take_audit(self, found: AuditEvent, agents: Agents, now: float, session: str | None = None) -> None:
+        """An act from the audit log. session: the unit that it belongs to."""
         event = normalise.audit_event(found, agents.by_uid, self._settings.host)
         if event:
+            event["session"] = session
+            if event["kind"] == "secret":
+                event["listed"] = secret_reads.listed(event, agents.secrets.get(event["agent"] or "", {}))
             self._finish(self._correlator.offer(event, now), now)
 
     def take_kernel(self, line: KernelLine, now: float) -> None:

@@ -42,8 +42,10 @@ def _told(said: Mapping[str, Any]) -> Event:
     refusal = said["reason"] if said["outcome"] == "refused" else None
     # A key of this program's own, which is not written.
     echo = {"echo": True} if said["echo"] else {}
+    secrets = {"secret": ",".join(said["secrets"])} if said["secrets"] else {}
     return {
         **echo,
+        **secrets,
         "kind": "api_call",
         "outcome": "denied" if refusal else "allowed",
         "operation": _TUNNEL.get(said["outcome"]) or ("open" if said["method"] == "CONNECT" else said["method"]),

@@ -20,6 +20,7 @@ from typing import Any
 from . import alert_rules, audit_status, config, kernel_audit, saved, service
 from .act import AuditEvent
 from .alert_queue import AlertQueue
+from .audit_sessions import AuditSessions
 from .audit_stream import AuditStream
 from .burn_in import Collector
 from .correlate import HOLD
@@ -56,6 +57,7 @@ class Writer:
         self._alerts = AlertQueue(settings.webhook_url)
         self._pipeline = Pipeline(settings, self._raise)
         self._burn_in = Collector(continued=bool(place))
+        self._sessions = AuditSessions()
         self._spool = Spool(settings.host)
         self._served = Served()
         self._batch: list[Event] = []
@@ -83,7 +85,7 @@ class Writer:
             self._round()
             time.sleep(_PAUSE)
         self._batch += self._pipeline.finished(time.monotonic(), end=True)
-        if self._write() and self._burn_in.save(time.monotonic(), at_once=True):
+        if self._write() and self._burn_in.save(time.monotonic(), at_once=True) and self._sessions.save():
             self._save(self._place())
         self._kernel.close()
         self._report()
@@ -94,7 +96,7 @@ class Writer:
             self._read(now)
             self._missed(now)
             self._batch += self._pipeline.finished(now)
-            if self._write() and self._burn_in.save(now):
+            if self._write() and self._burn_in.save(now) and self._sessions.save():
                 self._collected_until = read_until - self._audit.waiting()
                 self._settle(now)
         self._watch(now)
@@ -137,7 +139,8 @@ class Writer:
     def _take(self, found: AuditEvent, agents: config.Agents, now: float) -> None:
         # Before anything is counted away or left out: burn-in needs every verdict.
         self._burn_in.take(found, agents)
-        self._pipeline.take_audit(found, agents, now)
+        self._sessions.take(found, agents.by_uid)
+        self._pipeline.take_audit(found, agents, now, self._sessions.unit(found))
 
     def _write(self) -> bool:
         """Write the batch; False while the log does not take it."""
