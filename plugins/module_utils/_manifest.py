@@ -23,6 +23,7 @@ from ._manifest_values import (
     PROTOCOLS,
     PROTOCOLS_BY_NAME,
     UNCONFINED,
+    UNLOCK,
     Reader,
     choice,
     command_in,
@@ -33,6 +34,7 @@ from ._manifest_values import (
     read_device,
     read_environment,
     read_flag,
+    read_idle,
     read_memory,
     read_name,
     read_output_path,
@@ -61,6 +63,10 @@ DEFAULTS: Dict[str, Any] = {
     "secrets": [],
     "secrets[].tools": [],
     "secrets[].broker": None,
+    "vault": {},
+    "vault.unlock": "sealed",
+    "vault.writable": False,
+    "vault.idle": None,
     "egress": [],
     "egress[].port": 443,
     "egress[].log": True,
@@ -144,6 +150,7 @@ def _agent(value: Any, place: Place, tools: Mapping[str, bool]) -> Dict[str, Any
         "denied": list_of(read_path, str),
         "inner_sandbox": choice(INNER_SANDBOX),
         "secrets": list_of(_record({**SECRET, "tools": _tools(tools)}), lambda secret: secret["name"]),
+        "vault": _record(VAULT),
         "egress": list_of(_egress, _destination, DESTINATIONS),
         "critical_apis": list_of(read_text),
         "limits": _record(LIMITS),
@@ -203,6 +210,11 @@ BURN_IN: Dict[str, Reader[Any]] = {
 SECRET: Dict[str, Reader[Any]] = {
     "name": read_secret_name,
     "broker": lambda value, place: None,  # whatever is not null is refused by NOT_YET
+}
+VAULT: Dict[str, Reader[Any]] = {
+    "unlock": choice(UNLOCK),
+    "writable": read_flag,
+    "idle": read_idle,
 }
 LIMITS: Dict[str, Reader[Any]] = {
     "cpu": read_cpu,
