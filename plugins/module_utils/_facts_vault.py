@@ -24,6 +24,7 @@ from typing import Any, Dict, List, Mapping, Optional
 
 from . import _mountinfo
 from ._facts_source import Source
+from ._manifest_values import OWN
 
 SOURCE = "cordon-vault-%s"
 OPTIONS = ("noexec", "nosuid", "nodev")
@@ -92,7 +93,8 @@ def faults(secrets: Optional[List[Dict[str, Any]]], entry: Mapping[str, Any]) ->
 
 def _secrets(source: Source, top: str) -> Optional[List[Dict[str, Any]]]:
     names = source.names(top)
-    found = [source.metadata(top + "/" + name) for name in names or []]
+    # OWN is the agent's directory, and no secret.
+    found = [source.metadata(top + "/" + name) for name in names or [] if name != OWN]
     if names is None or None in found:
         return None
     return [{"name": item["path"].rpartition("/")[2], "owner": item["owner"], "mode": item["mode"]}

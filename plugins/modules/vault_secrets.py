@@ -18,6 +18,7 @@ description:
     the next time it opens the file. A file that it has open keeps the old one.
   - Each secret is replaced in one rename. A reader sees the old value or the new one, and so does a host
     that lost power.
+  - What lies in the directory C(own) of a vault is the agent's (C(vault.writable) of the manifest) and stays.
   - Values appear in no argument of a command, environment variable, log, result or diff, and in no file
     outside the vault.
 extends_documentation_fragment:
@@ -68,6 +69,7 @@ from ansible_collections.cordon.agent_host.plugins.module_utils import (
     _vault_open,
     _vault_secrets,
 )
+from ansible_collections.cordon.agent_host.plugins.module_utils._manifest_values import OWN
 
 # What gocryptfs keeps beside the encrypted files.
 OWN_FILES = {_gocryptfs.CONFIG, "gocryptfs.diriv"}
@@ -107,7 +109,7 @@ def _one_agent(
     if empty and (module.check_mode or not wanted):
         return _vault_secrets.changes(wanted, {})
     with _vault_open.opened(run, place, read_only=module.check_mode) as top:
-        changes = _vault_secrets.changes(wanted, {found: _stored(top, found) for found in os.listdir(top)})
+        changes = _vault_secrets.changes(wanted, {found: _stored(top, found) for found in os.listdir(top) if found != OWN})
         if not module.check_mode:
             for change in changes:
                 _apply(top, change, wanted)
