@@ -6,7 +6,8 @@
     mounted      bool|null: null also where there is no mount point, so that no vault does not pass
                  for a closed one
     mount        {source, type, options: [str]}|null: as the kernel mounted it
-    mount_point  {immutable, empty}|null: the bare directory; null while something is mounted over it
+    mount_point  {immutable, empty}|null: the bare directory, empty but for notices; null while something is mounted
+                 over it
     cipher       metadata of the encrypted directory | null
     sealed_key   metadata of the sealed key | null
     mount_faults [str]|null: what is wrong with the mount; [] while closed
@@ -103,7 +104,9 @@ def _secrets(source: Source, top: str) -> Optional[List[Dict[str, Any]]]:
 
 def _mount_point(source: Source, top: str) -> Dict[str, Any]:
     names = source.names(top)
-    return {"immutable": source.immutable(top), "empty": None if names is None else not names}
+    # The notices for who reads a secret while the vault is closed are links that lead nowhere (_vault_notice).
+    left = None if names is None else [name for name in names if source.link(top + "/" + name) is None]
+    return {"immutable": source.immutable(top), "empty": None if left is None else not left}
 
 
 def _residue(source: Source, agent: str, mounted: bool) -> Optional[List[str]]:

@@ -56,7 +56,7 @@ def prune(seen: Dict[str, Dict[str, str]], agents: List[str]) -> List[Step]:
 
 
 def start(seen: Dict[str, Dict[str, str]], agents: List[str], restart: List[str]) -> List[Step]:
-    """Enable and start the services of the listed agents, stopping first those of `restart`; reload systemd first where it must."""
+    """Enable and start the services of the listed agents, and of `restart` anew; reload systemd first where it must."""
     steps: List[Step] = []
     if any(unit.get("NeedDaemonReload") == "yes" for unit in seen.values()):
         steps.append(["daemon-reload"])

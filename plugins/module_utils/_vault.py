@@ -72,7 +72,7 @@ class Seen(NamedTuple):
     stale    whether that mount is a FUSE mount whose process is gone
     point    absent, directory, other; of the bare mount point; "covered" while something is mounted
     immutable whether the bare mount point is immutable; None where it can neither be told nor set
-    inside   names in the bare mount point
+    inside   names in the bare mount point, but for the notices of _vault_notice
     """
 
     user: bool

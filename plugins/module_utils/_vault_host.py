@@ -45,7 +45,7 @@ def observe(place: _vault.Place) -> _vault.Seen:
         stale=mount is not None and mount.source == place.source and _dead(place.point),
         point="covered" if covered else _kind(place.point),
         immutable=None if covered or not _may_set_flags() else _immutable(place.point),
-        inside=() if covered or _kind(place.point) != "directory" else tuple(sorted(os.listdir(place.point))),
+        inside=() if covered or _kind(place.point) != "directory" else tuple(_in_the_clear(place.point)),
     )
 
 
@@ -69,6 +69,11 @@ def _kind(path: str) -> str:
     except FileNotFoundError:
         return "absent"
     return "directory" if stat.S_ISDIR(mode) else "other"
+
+
+def _in_the_clear(point: str) -> List[str]:
+    """What lies in the bare mount point; the notices of _vault_notice are links and hold nothing."""
+    return sorted(name for name in os.listdir(point) if not os.path.islink(f"{point}/{name}"))
 
 
 def _cipher(path: str) -> str:

@@ -18,6 +18,7 @@ description:
     the next time it opens the file. A file that it has open keeps the old one.
   - Each secret is replaced in one rename. A reader sees the old value or the new one, and so does a host
     that lost power.
+  - Leaves a notice for each secret in the closed mount point, see RV(notices).
   - What lies in the directory C(own) of a vault is the agent's (C(vault.writable) of the manifest) and stays.
   - Values appear in no argument of a command, environment variable, log, result or diff, and in no file
     outside the vault.
@@ -54,9 +55,17 @@ secrets:
   returned: success
   type: dict
   sample: {"scout": [{"name": "github_token", "before": "set", "after": "set to another value"}]}
+notices:
+  description:
+    - The secrets, by agent, whose notice was, or in check mode would be, made, mended or removed.
+    - A notice is a symbolic link in the closed mount point that leads nowhere. Its target says how to open the vault.
+  returned: success
+  type: dict
+  sample: {"scout": ["github_token"]}
 """
 
 import os
+import pwd
 import re
 from typing import Any, Dict, List, Tuple
 
@@ -66,6 +75,7 @@ from ansible_collections.cordon.agent_host.plugins.module_utils import (
     _files,
     _gocryptfs,
     _vault,
+    _vault_notice,
     _vault_open,
     _vault_secrets,
 )
@@ -138,6 +148,20 @@ def _converge(module: AnsibleModule) -> Dict[str, List[_vault_secrets.Change]]:
     return found
 
 
+def _notices(module: AnsibleModule) -> Dict[str, List[str]]:
+    """Tell whoever reads a secret while its vault is closed how to open it; the changed names by agent."""
+    found: Dict[str, List[str]] = {}
+    for name, secrets in sorted(module.params["declared"].items()):
+        try:
+            home = pwd.getpwnam(f"agent-{name}").pw_dir
+        except KeyError:
+            continue  # in check mode, on a host that has no such user yet
+        if os.path.isdir(_vault.Place(name, "", "").cipher):
+            changed = _vault_notice.converge(name, f"{home}/.vault", secrets, module.check_mode)
+            found.update({name: changed} if changed else {})
+    return found
+
+
 def _mistakes(module: AnsibleModule) -> List[str]:
     declared = module.params["declared"]
     unsafe = [
@@ -163,10 +187,13 @@ def main() -> None:
         module.fail_json(msg="vault_secrets: nothing was written. " + "; ".join(mistakes))
     try:
         found = _converge(module)
+        notices = _notices(module)
     except (OSError, _vault.VaultError, _files.UnsafePath) as error:
         module.fail_json(msg=f"vault_secrets: {error}")
     shown = {name: [change._asdict() for change in found[name]] for name in found}
-    module.exit_json(changed=bool(found), secrets=shown, diff=_vault_secrets.diff(found))
+    diff = _vault_secrets.diff(found)
+    diff["after"] += "".join(f"{agent}/{name}: notice for the closed vault\n" for agent in notices for name in notices[agent])
+    module.exit_json(changed=bool(found or notices), secrets=shown, notices=notices, diff=diff)
 
 
 if __name__ == "__main__":
