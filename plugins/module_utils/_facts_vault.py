@@ -48,7 +48,7 @@ def read(source: Source, entry: Mapping[str, Any], preflight: bool) -> Dict[str,
     facts: Dict[str, Any] = {
         "mounted": mounted,
         "mount": {"source": mount.source, "type": mount.type, "options": mount.options} if mount else None,
-        "mount_faults": mount_faults(mount, name) if mount else ([] if mounted is False else None),
+        "mount_faults": mount_faults(mount, name, _writable(entry)) if mount else ([] if mounted is False else None),
         "mount_point": bare,
         "closed_faults": closed_faults(bare) if mounted is False else ([] if mounted else None),
         "secrets": secrets,
@@ -60,14 +60,19 @@ def read(source: Source, entry: Mapping[str, Any], preflight: bool) -> Dict[str,
     return facts
 
 
-def mount_faults(mount: _mountinfo.Mount, agent: str) -> List[str]:
+def _writable(entry: Mapping[str, Any]) -> bool:
+    return bool(entry.get("vault", {}).get("writable"))
+
+
+def mount_faults(mount: _mountinfo.Mount, agent: str, writable: bool = False) -> List[str]:
     """Say what is wrong with the mount that lies over an agent's mount point."""
+    options = OPTIONS if writable else (*OPTIONS, "ro")
     found = []
     if mount.source != SOURCE % agent:
         found.append("the source is %s, not %s" % (mount.source, SOURCE % agent))
     if mount.type != "fuse.gocryptfs":
         found.append("the type is %s, not fuse.gocryptfs" % mount.type)
-    return found + ["option %s is missing" % option for option in OPTIONS if option not in mount.options]
+    return found + ["option %s is missing" % option for option in options if option not in mount.options]
 
 
 def closed_faults(bare: Optional[Mapping[str, Optional[bool]]]) -> Optional[List[str]]:

@@ -119,7 +119,8 @@ def _outside(host: Any, cause: str) -> Round:
         _eventually(lambda: _digests() == before, 180)
     except AssertionError:
         wrong.append(f"the secrets are not as they were: {_digests()}")
-    return {"agent": "scribe", "cause": cause, "seconds": time.monotonic() - begun, "left": left + _on_disk(wanted), "wrong": wrong}
+    left += _on_disk(wanted)
+    return {"agent": "scribe", "cause": cause, "seconds": time.monotonic() - begun, "left": left, "wrong": wrong}
 
 
 def _prepare(cause: str) -> None:

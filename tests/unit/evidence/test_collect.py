@@ -27,8 +27,8 @@ AGENT = {
 }
 UID = 998
 MOUNT = (
-    "100 29 0:50 / /srv/agents/a/.vault rw,nosuid,nodev,noexec,relatime shared:50 - "
-    "fuse.gocryptfs cordon-vault-a rw,user_id=0,group_id=0,allow_other\n"
+    "100 29 0:50 / /srv/agents/a/.vault ro,nosuid,nodev,noexec,relatime shared:50 - "
+    "fuse.gocryptfs cordon-vault-a ro,user_id=0,group_id=0,allow_other\n"
 )
 POLICY = "/sys/kernel/security/apparmor"
 LISTING = (
