@@ -182,7 +182,11 @@ def test_two_sessions_share_the_vault_until_the_last_ends(
 
 
 def test_in_a_writable_vault_the_agent_keeps_files_of_its_own(
-    host: Any, service: Callable[[str], Any], closed: Callable[[], bool], as_agent: Callable[..., Any], eventually: Callable[..., Any]
+    host: Any,
+    service: Callable[[str], Any],
+    closed: Callable[[], bool],
+    as_agent: Callable[..., Any],
+    eventually: Callable[..., Any],
 ) -> None:
     """They are ciphertext on disk like its secrets, and there again in the next session."""
     text = "refreshed-by-the-agent-itself"

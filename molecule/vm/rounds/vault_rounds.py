@@ -103,7 +103,11 @@ def daemon() -> int:
 
 def digests() -> dict[str, str]:
     """SHA-256 of each secret, as root reads them in the open vault."""
-    return {name: hashlib.sha256(Path(POINT, name).read_bytes()).hexdigest() for name in sorted(os.listdir(POINT))}
+    return {place.name: hashlib.sha256(place.read_bytes()).hexdigest() for place in secrets()}
+
+
+def secrets() -> list[Path]:
+    return sorted(place for place in Path(POINT).iterdir() if place.is_file())
 
 
 # --- What may not be left ------------------------------------------------------------------------------
@@ -115,7 +119,7 @@ def needles() -> dict[str, bytes]:
     xray = ["gocryptfs-xray", "-dumpmasterkey", f"{CIPHER}/gocryptfs.conf"]
     master = subprocess.run(xray, input=key, capture_output=True, check=True)
     raw = bytes.fromhex(master.stdout.decode().strip())
-    found = {f"secret {name}": Path(POINT, name).read_bytes() for name in os.listdir(POINT)}
+    found = {f"secret {place.name}": place.read_bytes() for place in secrets()}
     return {**found, "vault key": key.strip(), "master key": raw, "master key, hexadecimal": raw.hex().encode()}
 
 
@@ -445,7 +449,7 @@ def one(cause: str, number: int, wanted: dict[str, bytes]) -> dict[str, Any]:
 
 def it_finds(wanted: dict[str, bytes]) -> None:
     """The search is worth nothing if it would not find: what lies in the open vault, in /dev/shm, in another process."""
-    seen = in_files([f"{POINT}/{name}" for name in os.listdir(POINT)], wanted)
+    seen = in_files(map(str, secrets()), wanted)
     assert len(seen) >= len(expected), f"the search does not find what is in the vault: {seen}"
     planted, token = f"/dev/shm/rounds-{AGENT}", os.urandom(16).hex().encode()
     Path(planted).write_bytes(token)
