@@ -52,7 +52,7 @@ EACH = {
     "kill -9 of agent and gocryptfs": 5,
     "start refused by the preflight": 4,
     "start of a missing command": 5,
-    "start with the sealed key missing": 5,
+    "start with a damaged sealed key": 5,
     "daemon-reexec, then stop": 3,
     "umount by root": 4,
     "vault unit stopped": 4,

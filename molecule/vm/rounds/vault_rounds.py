@@ -217,7 +217,7 @@ def service() -> None:
 
 def launch(*command: str) -> subprocess.Popen[bytes]:
     begun = subprocess.Popen(["cordonctl", "run", AGENT, "--", *command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                             stderr=subprocess.DEVNULL)
+                             stderr=subprocess.DEVNULL, start_new_session=True)
     sessions.append(begun)
     return begun
 
@@ -323,9 +323,10 @@ def no_command() -> None:
     assert launch("/usr/bin/no-such-program").wait(PATIENCE) != 0
 
 
-def no_key() -> None:
+def damaged_key() -> None:
     """The vault does not open, so nothing starts."""
     os.rename(KEY, f"{KEY}.away")
+    Path(KEY).write_text("bm8ga2V5\n")
     try:
         assert launch("/usr/bin/sleep", "infinity").wait(PATIENCE) != 0, "a session started without its vault"
     finally:
@@ -335,7 +336,7 @@ def no_key() -> None:
 def interrupt() -> None:
     """Ctrl-C of the person who called cordonctl; both it and systemd-run get the signal."""
     for begun in sessions:
-        begun.send_signal(signal.SIGINT)
+        os.killpg(begun.pid, signal.SIGINT)
 
 
 def restart() -> None:
@@ -398,7 +399,7 @@ CAUSES: dict[str, tuple[Callable[[], None], Callable[[], None], bool]] = {
     "out of memory": (nothing, memory, False),
     "start refused by the preflight": (nothing, refused, True),
     "start of a missing command": (nothing, no_command, False),
-    "start with the sealed key missing": (nothing, no_key, False),
+    "start with a damaged sealed key": (nothing, damaged_key, False),
     "daemon-reexec, then stop": (service, reexec, True),
     "umount by root": (service, unmount, False),
     "vault unit stopped": (both, stop_vault, False),
