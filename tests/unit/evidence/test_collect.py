@@ -265,6 +265,21 @@ def test_a_closed_vault_is_judged_by_its_bare_mount_point(host):
     assert vault["mount_point"]["empty"] is False
 
 
+def test_the_notices_in_a_closed_vault_are_not_taken_for_plaintext(host):
+    host.write("/proc/self/mountinfo", "")
+    host.remove("/srv/agents/a/.vault/token")
+    (host.root / "srv/agents/a/.vault/token").symlink_to("the vault is closed")
+    vault = host.collect()["agents"]["a"]["vault"]
+    assert vault["mount_point"]["empty"] is True
+
+
+def test_the_agents_own_directory_in_its_vault_is_no_secret(host):
+    before = host.collect()["agents"]["a"]["vault"]
+    host.write("/srv/agents/a/.vault/own/token", "refreshed")
+    after = host.collect()["agents"]["a"]["vault"]
+    assert (after["secrets"], after["faults"]) == (before["secrets"], before["faults"])
+
+
 def test_a_vault_that_was_never_made_does_not_pass_for_a_closed_one(host):
     host.write("/proc/self/mountinfo", "")
     host.remove("/srv/agents/a/.vault/token")

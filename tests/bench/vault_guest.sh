@@ -2,7 +2,7 @@
 # Copyright: the cordon.agent_host authors
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# vault.sh AGENT TURNS: milliseconds of a bare gocryptfs mount, of the vault's unit until it is active, of the start of one
+# vault_guest.sh AGENT TURNS: milliseconds of a bare gocryptfs mount, of the vault's unit until it is active, of the start of one
 # process (env true), in turns; one line each.
 set -euo pipefail
 name=$1 turns=$2
