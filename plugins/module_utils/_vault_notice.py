@@ -21,6 +21,7 @@ import stat
 import struct
 from typing import Dict, List, Mapping, Sequence
 
+from . import _vault_open
 from ._files import make_link
 from ._mountinfo import at
 from ._vault import VaultError
@@ -62,6 +63,8 @@ def _uncovered(point: str) -> int:
     """A descriptor of the bare mount point."""
     libc = ctypes.CDLL(None, use_errno=True)
     while _mounted(point):
+        if not _mounted(_vault_open.ROOM):  # it is there only in a namespace of _vault_open
+            raise VaultError(f"{point} is not uncovered in the host's own mount namespace: that would close the session's vault")
         if libc.umount2(os.fsencode(point), _MNT_DETACH) != 0:
             reason = os.strerror(ctypes.get_errno())
             raise VaultError(f"{point} cannot be looked under while its vault is open: {reason}. Close it and run the role again")

@@ -109,6 +109,15 @@ def test_they_are_put_below_an_open_vault_and_the_session_does_not_notice(vault:
     assert os.path.islink(vault / "m/github_token")
 
 
+def test_the_session_is_not_closed_by_a_caller_without_a_namespace_of_its_own(vault: Path) -> None:
+    assert mount(vault).returncode == 0
+    argv = [sys.executable, "-B", "-c", TELL.replace("_vault_open.enter_private_namespace(run)", ""), str(vault / "m"), "do",
+            str(vault / "room"), "github_token"]
+    done = subprocess.run(argv, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(_UNIT["collection_root"]())})
+    assert "that would close the session's vault" in done.stderr
+    assert os.path.ismount(vault / "m")
+
+
 def test_the_vault_opens_over_notices(vault: Path, tell: Callable[..., list[str]]) -> None:
     tell("github_token")
     assert mount(vault).returncode == 10, "gocryptfs no longer minds: vault-session can do without -nonempty"
