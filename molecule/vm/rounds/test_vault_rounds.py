@@ -68,7 +68,7 @@ Round = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def rounds(host: Any) -> list[Round]:
+def rounds(host: Any, request: pytest.FixtureRequest) -> list[Round]:
     """Every round, those of the two agents side by side; the table is printed when all are over."""
     host.check_output(f"printf %s {shlex.quote((HERE / 'vault_rounds.py').read_text())} > {SCRIPT}")
     found: list[Round] = []
@@ -79,7 +79,8 @@ def rounds(host: Any) -> list[Round]:
         worker.join()
     host.check_output(f"rm {SCRIPT}")
     found += [_outside(host, cause) for cause in OUTSIDE]
-    print(table(found))
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print(table(found))
     return found
 
 
