@@ -71,4 +71,4 @@ def test_what_does_nothing_is_ended_and_what_works_is_not(host: Any, one_minute:
 
     host.check_output(f"systemctl stop {busy}")
     eventually(lambda: not host.mount_point(POINT).exists, 60)
-    eventually(lambda: not host.service("cordon-idle@scribe").is_running, 30)
+    eventually(lambda: not host.service("cordon-idle@scribe").is_running, 120)

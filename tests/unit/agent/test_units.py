@@ -283,7 +283,6 @@ def test_an_agent_that_may_rest_wants_who_ends_it(idle, wanted):
 
 
 def test_who_ends_an_idle_agent_does_not_keep_the_vault_open():
-    """systemd.unit(5), StopWhenUnneeded=: what another unit requires, wants or is bound to counts as needed."""
+    """Bound to the vault it would count as needing it; part of it, a start of it would make systemd give up closing it."""
     unit = (Path(__file__).parents[3] / "roles/agent/files/units/cordon-idle@.service").read_text(encoding="utf-8")
-    assert setting(unit, "PartOf") == ["cordon-vault@%i.service"]
-    assert not [line for line in unit.splitlines() if line.startswith(("BindsTo=", "Requires=", "Wants=", "Requisite="))]
+    assert not [line for line in unit.splitlines() if "cordon-vault@" in line and not line.startswith("#")]
