@@ -358,7 +358,8 @@ def damaged_key() -> None:
     os.rename(KEY, f"{KEY}.away")
     Path(KEY).write_text("bm8ga2V5\n")
     try:
-        assert run("/usr/bin/sleep", "infinity").wait(PATIENCE) != 0, "a session started without its vault"
+        called = launch("cordonctl", "run", AGENT, "--", "/usr/bin/sleep", "infinity")
+        assert called.wait(PATIENCE) != 0, "cordonctl called a session without a vault a success"
     finally:
         os.rename(f"{KEY}.away", KEY)
 
