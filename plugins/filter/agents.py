@@ -61,6 +61,7 @@ _value:
       denied: []
       inner_sandbox: deny
       secrets: []
+      vault: {unlock: sealed, writable: false, idle: null}
       egress: []
       critical_apis: []
       limits: {cpu: 200%, memory: 4G, tasks: 512, gpu: false, devices: []}

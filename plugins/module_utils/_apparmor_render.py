@@ -313,6 +313,8 @@ def _home(agent: Dict[str, Any], access: str, execute: str = "") -> Block:
     rules = [Rule(home + "/", "r"), Rule(home + "/[^.]{,**}", "r" + mapped), Rule(home + "/.ssh/{,**}", "r"),
              Rule(workspace + "/{,**}", own)]
     rules += [Rule("%s/%s/{,**}" % (home, place), own) for place in OWN]
+    # Nothing in there runs: the vault is mounted noexec.
+    rules += [Rule("%s/.vault/own/{,**}" % home, own.replace("mx", ""))] if agent["vault"]["writable"] else []
     return Block("agents[%s].workspace.path, and the home around it" % agent["name"], lines(rules))
 
 

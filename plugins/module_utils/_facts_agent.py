@@ -4,7 +4,7 @@
 """Facts of one agent, gathered from the other modules under the agent's name.
 
     name, mode   as in the manifest, but a promoted agent is in enforce
-    expected     {user, profile, slice, main_mode, limits, private_devices}: the manifest's wishes, in the
+    expected     {user, profile, slice, main_mode, limits, idle, private_devices}: the manifest's wishes, in the
                  words and units of the facts
     user         see _facts_users.py; null when the user does not exist
     session      {active: bool, sessions: [str]}|null, see _facts_units.py
@@ -78,6 +78,7 @@ def _expected(entry: Mapping[str, Any]) -> Dict[str, Any]:
         "main_mode": _facts_apparmor.expected_modes(entry["mode"])["main"],
         "limits": _facts_limits.wanted(limits),
         "restrict_namespaces": "no" if entry.get("inner_sandbox") == "allow" else "yes",
+        "idle": entry.get("vault", {}).get("idle"),
         "private_devices": "no" if limits["gpu"] or limits["devices"] else "yes",
     }
 

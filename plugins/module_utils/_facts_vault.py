@@ -6,7 +6,8 @@
     mounted      bool|null: null also where there is no mount point, so that no vault does not pass
                  for a closed one
     mount        {source, type, options: [str]}|null: as the kernel mounted it
-    mount_point  {immutable, empty}|null: the bare directory; null while something is mounted over it
+    mount_point  {immutable, empty}|null: the bare directory, empty but for notices; null while something is mounted
+                 over it
     cipher       metadata of the encrypted directory | null
     sealed_key   metadata of the sealed key | null
     mount_faults [str]|null: what is wrong with the mount; [] while closed
@@ -24,6 +25,7 @@ from typing import Any, Dict, List, Mapping, Optional
 
 from . import _mountinfo
 from ._facts_source import Source
+from ._manifest_values import OWN
 
 SOURCE = "cordon-vault-%s"
 OPTIONS = ("noexec", "nosuid", "nodev")
@@ -46,7 +48,7 @@ def read(source: Source, entry: Mapping[str, Any], preflight: bool) -> Dict[str,
     facts: Dict[str, Any] = {
         "mounted": mounted,
         "mount": {"source": mount.source, "type": mount.type, "options": mount.options} if mount else None,
-        "mount_faults": mount_faults(mount, name) if mount else ([] if mounted is False else None),
+        "mount_faults": mount_faults(mount, name, _writable(entry)) if mount else ([] if mounted is False else None),
         "mount_point": bare,
         "closed_faults": closed_faults(bare) if mounted is False else ([] if mounted else None),
         "secrets": secrets,
@@ -58,14 +60,19 @@ def read(source: Source, entry: Mapping[str, Any], preflight: bool) -> Dict[str,
     return facts
 
 
-def mount_faults(mount: _mountinfo.Mount, agent: str) -> List[str]:
+def _writable(entry: Mapping[str, Any]) -> bool:
+    return bool(entry.get("vault", {}).get("writable"))
+
+
+def mount_faults(mount: _mountinfo.Mount, agent: str, writable: bool = False) -> List[str]:
     """Say what is wrong with the mount that lies over an agent's mount point."""
+    options = OPTIONS if writable else (*OPTIONS, "ro")
     found = []
     if mount.source != SOURCE % agent:
         found.append("the source is %s, not %s" % (mount.source, SOURCE % agent))
     if mount.type != "fuse.gocryptfs":
         found.append("the type is %s, not fuse.gocryptfs" % mount.type)
-    return found + ["option %s is missing" % option for option in OPTIONS if option not in mount.options]
+    return found + ["option %s is missing" % option for option in options if option not in mount.options]
 
 
 def closed_faults(bare: Optional[Mapping[str, Optional[bool]]]) -> Optional[List[str]]:
@@ -92,7 +99,8 @@ def faults(secrets: Optional[List[Dict[str, Any]]], entry: Mapping[str, Any]) ->
 
 def _secrets(source: Source, top: str) -> Optional[List[Dict[str, Any]]]:
     names = source.names(top)
-    found = [source.metadata(top + "/" + name) for name in names or []]
+    # OWN is the agent's directory, and no secret.
+    found = [source.metadata(top + "/" + name) for name in names or [] if name != OWN]
     if names is None or None in found:
         return None
     return [{"name": item["path"].rpartition("/")[2], "owner": item["owner"], "mode": item["mode"]}
@@ -101,7 +109,9 @@ def _secrets(source: Source, top: str) -> Optional[List[Dict[str, Any]]]:
 
 def _mount_point(source: Source, top: str) -> Dict[str, Any]:
     names = source.names(top)
-    return {"immutable": source.immutable(top), "empty": None if names is None else not names}
+    # The notices for who reads a secret while the vault is closed are links that lead nowhere (_vault_notice).
+    left = None if names is None else [name for name in names if source.link(top + "/" + name) is None]
+    return {"immutable": source.immutable(top), "empty": None if left is None else not left}
 
 
 def _residue(source: Source, agent: str, mounted: bool) -> Optional[List[str]]:

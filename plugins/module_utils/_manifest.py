@@ -24,6 +24,7 @@ from ._manifest_values import (
     PROTOCOLS,
     PROTOCOLS_BY_NAME,
     UNCONFINED,
+    UNLOCK,
     Reader,
     choice,
     command_in,
@@ -34,6 +35,7 @@ from ._manifest_values import (
     read_device,
     read_environment,
     read_flag,
+    read_idle,
     read_memory,
     read_name,
     read_output_path,
@@ -65,6 +67,10 @@ DEFAULTS: Dict[str, Any] = {
     "secrets[].broker.port": 443,
     "secrets[].broker.prefix": "",
     "secrets[].broker.user": None,
+    "vault": {},
+    "vault.unlock": "sealed",
+    "vault.writable": False,
+    "vault.idle": None,
     "egress": [],
     "egress[].port": 443,
     "egress[].log": True,
@@ -149,6 +155,7 @@ def _agent(value: Any, place: Place, tools: Mapping[str, bool]) -> Dict[str, Any
         "denied": list_of(read_path, str),
         "inner_sandbox": choice(INNER_SANDBOX),
         "secrets": list_of(_record({**SECRET, "tools": _tools(tools)}), lambda secret: secret["name"]),
+        "vault": _record(VAULT),
         "egress": list_of(_egress, _destination, DESTINATIONS),
         "critical_apis": list_of(read_api, str),
         "limits": _record(LIMITS),
@@ -262,6 +269,11 @@ BROKER: Dict[str, Reader[Any]] = {
 SECRET: Dict[str, Reader[Any]] = {
     "name": read_secret_name,
     "broker": lambda value, place: None if value is None else _record(BROKER)(value, place),
+}
+VAULT: Dict[str, Reader[Any]] = {
+    "unlock": choice(UNLOCK),
+    "writable": read_flag,
+    "idle": read_idle,
 }
 LIMITS: Dict[str, Reader[Any]] = {
     "cpu": read_cpu,

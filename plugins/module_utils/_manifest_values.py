@@ -46,6 +46,7 @@ KIBIBYTES = {"K": 1, "M": 1024, "G": 1024**2, "T": 1024**3}
 MEMORIES = (64 * 1024, 1024**4)
 SECONDS = {"m": 60, "h": 3600, "d": 86400}
 SILENCE = (300, 30 * 86400)  # seconds; shorter alarms at every pause, longer is no dead man's switch
+IDLE = (60, 30 * 86400)  # seconds; sessions are looked at once a minute
 TASKS = 4194304  # the kernel's PID_MAX_LIMIT
 PORTS = 65535
 SEVERAL = re.compile(r"[0-9]+ ?[-:,].*")  # "8000-8100", "80, 443"
@@ -55,6 +56,8 @@ PROTOCOLS_BY_NAME = ("https", *PROTOCOLS)
 MODES = ("burn_in", "enforce")
 INNER_SANDBOX = ("deny", "allow")
 UNCONFINED = ("stop", "alert")
+UNLOCK = ("sealed", "operator")
+OWN = "own"  # what the agent itself stores in a writable vault lies below ~/.vault/own
 DAYS = 365
 
 
@@ -93,6 +96,9 @@ def read_name(value: Any, place: Place) -> str:
 
 def read_secret_name(value: Any, place: Place) -> str:
     """The secret's name, which becomes a file name in the vault."""
+    if value == OWN:
+        place.refuse(f"{OWN} is the agent's own directory in a writable vault", "use another name")
+        return ""
     return _match(
         value,
         place,
@@ -294,6 +300,17 @@ def read_silence(value: Any, place: Place) -> str:
     text = _match(value, place, DURATION, "a duration", remedy)
     if text and not SILENCE[0] <= duration_seconds(text) <= SILENCE[1]:
         place.refuse(f"{text} is no useful silence", "use 5m to 30d")
+    return text
+
+
+def read_idle(value: Any, place: Place) -> str | None:
+    """After how long a session that does nothing is ended; None for never."""
+    if value is None:
+        return None
+    remedy = "write a whole number and its unit, m, h or d, e.g. 30m, 4h or 2d, or null for never"
+    text = _match(value, place, DURATION, "a duration", remedy)
+    if text and not IDLE[0] <= duration_seconds(text) <= IDLE[1]:
+        place.refuse(f"{text} is no useful time to be idle", "use 1m to 30d")
     return text
 
 

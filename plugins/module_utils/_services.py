@@ -56,7 +56,7 @@ def prune(seen: Dict[str, Dict[str, str]], agents: List[str]) -> List[Step]:
 
 
 def start(seen: Dict[str, Dict[str, str]], agents: List[str], restart: List[str]) -> List[Step]:
-    """Enable, start or restart the services of the listed agents; reload systemd first where it must."""
+    """Enable and start the services of the listed agents, and of `restart` anew; reload systemd first where it must."""
     steps: List[Step] = []
     if any(unit.get("NeedDaemonReload") == "yes" for unit in seen.values()):
         steps.append(["daemon-reload"])
@@ -70,5 +70,6 @@ def start(seen: Dict[str, Dict[str, str]], agents: List[str], restart: List[str]
             steps += [["reset-failed", unit]] if state.get("ActiveState") in ("failed", "activating") else []
             steps.append(["start", unit])
         elif agent in restart:
-            steps.append(["restart", unit])
+            # In between nothing needs the vault, so it closes: it opens again as the manifest now says.
+            steps += [["stop", unit], ["start", unit]]
     return steps

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any, Dict, List, Mapping, Optional
 
 from . import _egress, _ssh
+from ._manifest_values import OWN
 
 CONFIG = "/etc/cordon"
 LIBRARY = "/usr/lib/cordon"
@@ -166,6 +167,36 @@ def resolv_conf(address: str) -> str:
     return f"# Rendered by cordon.agent_host.\nnameserver {address}\noptions edns0 timeout:2 attempts:1\n"
 
 
+def _rests(agent: Dict[str, Any]) -> str:
+    """What ends the agent's service and sessions that do nothing."""
+    return f" cordon-idle@{agent['name']}.service" if agent["vault"]["idle"] else ""
+
+
+def _vault_paths(agent: Dict[str, Any]) -> List[str]:
+    """Keeps an agent with a writable vault to its own directory in there.
+
+    The files are shown as the agent's, so that it reads them, and gocryptfs changes modes and removes names with root's
+    rights: seen with 2.3, an agent made a secret writable and replaced it. A vault that is not writable is mounted so.
+    """
+    vault = f"{agent['home']}/.vault"
+    return [f"ReadOnlyPaths=-{vault}", f"ReadWritePaths=-{vault}/{OWN}"] if agent["vault"]["writable"] else []
+
+
+def vault_settings(agent: Dict[str, Any]) -> str:
+    """The drop-in of the agent's vault: what vault-session is told of the manifest."""
+    vault = agent["vault"]
+    lines = [
+        f"# How the vault of agent {agent['name']} is opened.",
+        "# Rendered by cordon.agent_host from the manifest; edits are undone by the next run.",
+        "[Service]",
+        f"Environment=CORDON_VAULT_UNLOCK={vault['unlock']}",
+        f"Environment=CORDON_VAULT_WRITABLE={'yes' if vault['writable'] else 'no'}",
+        # gocryptfs makes a file as whoever asks for it (asUser() in its internal/syscallcompat).
+        *(["CapabilityBoundingSet=CAP_CHOWN CAP_SETGID CAP_SETUID"] if vault["writable"] else []),
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def _resolving(agent: Dict[str, Any]) -> List[str]:
     """Keeps systemd-resolved out of reach, and gives an agent with names its own resolv.conf.
 
@@ -214,6 +245,7 @@ def confinement(
     operator's, beside the system's.
     """
     name, services = agent["name"], _services(agent)
+    wanted = services + _rests(agent)
     proxy = _egress.proxy_environment(agent, address or _egress.address(name), ca)
     lines = [
         f"# Confinement of agent {name}: one definition for its service and its sessions.",
@@ -222,7 +254,7 @@ def confinement(
         # BindsTo: no vault, no session; the vault closes after the last one (StopWhenUnneeded= there).
         f"BindsTo=cordon-vault@{name}.service",
         "Requires=cordon-firewall.service",
-        *([f"Wants={services.strip()}"] if services else []),
+        *([f"Wants={wanted.strip()}"] if wanted else []),
         f"After=cordon-vault@{name}.service cordon-firewall.service{services} cordon-events.service apparmor.service",
         "",
         "[Service]",
@@ -233,6 +265,7 @@ def confinement(
         sandbox(agent).rstrip("\n"),
         *_device_lines(agent["limits"]),
         f"ReadWritePaths={agent['home']}",
+        *_vault_paths(agent),
         *[f"ReadWritePaths=-{path}" for path in agent["workspace"]["read_write"]],
         *[f"ReadOnlyPaths=-{path}" for path in agent["workspace"]["read_only"] + agent["programs"]],
         *[f"InaccessiblePaths=-{path}" for path in DAEMON_SOCKETS],
@@ -285,9 +318,10 @@ def files(
     for agent in agents:
         name, home, user = agent["name"], agent["home"], agent["user"]
         shared = f"{CONFIG}/agents/{name}.conf"
-        service, session = (
+        service, session, vault = (
             f"{UNITS}/cordon-agent@{name}.service.d",
             f"{UNITS}/cordon-session-{name}-.service.d",
+            f"{UNITS}/cordon-vault@{name}.service.d",
         )
         # gpg keeps its keys there, out of reach of everything but gpg, and an agent cannot make a directory in its home.
         places = [*WRITABLE, *([".gnupg"] if "gpg" in agent["tools"] else [])]
@@ -298,9 +332,11 @@ def files(
             *[{"path": path, "mode": "0700", "owner": user, "group": user} for path in own],
             {"path": service, "mode": "0755"},
             {"path": session, "mode": "0755"},
+            {"path": vault, "mode": "0755"},
         ]
         contents += [
             {"path": shared, "content": confinement(agent, catalogue, apparmor, addresses[name], ca)},
+            {"path": f"{vault}/50-manifest.conf", "content": vault_settings(agent)},
             {"path": f"{service}/60-command.conf", "content": command(agent)},
             {"path": f"{UNITS}/cordon-{name}.slice", "content": slice_unit(agent)},
         ]

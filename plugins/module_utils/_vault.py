@@ -34,14 +34,13 @@ class VaultError(Exception):
 class Place(NamedTuple):
     """The paths and names of one agent's vault.
 
-    unlock: sealed (a key on the host opens it) or operator (a password); writable: whether the agent may write to it.
+    unlock: sealed (a key on the host opens it) or operator (a password).
     """
 
     name: str
     user: str = ""
     home: str = ""
     unlock: str = "sealed"
-    writable: bool = False
 
     @property
     def cipher(self) -> str:
@@ -72,11 +71,6 @@ class Place(NamedTuple):
     def copy(self) -> str:
         """A second copy of gocryptfs.conf: one damaged byte of it would lose the vault."""
         return f"{KEYS}/{self.name}.conf"
-
-    @property
-    def names(self) -> str:
-        """The names of the secrets that were written to the vault by vault_secrets, as JSON."""
-        return f"{KEYS}/{self.name}.names"
 
     @property
     def escrow(self) -> str:
@@ -120,7 +114,7 @@ class Seen(NamedTuple):
     stale    whether that mount is a FUSE mount whose process is gone
     point    absent, directory, other; of the bare mount point; "covered" while something is mounted
     immutable whether the bare mount point is immutable; None where it can neither be told nor set
-    inside   names in the bare mount point
+    inside   names in the bare mount point, but for the notices of _vault_notice
     """
 
     user: bool
@@ -143,7 +137,7 @@ CREATE = "create the vault"
 SETTLE = "finish what was interrupted, and keep a copy of gocryptfs.conf"
 TO_PASSWORD = "put the vault under the operator's password"
 TO_SEALED = "put the vault under a sealed key"
-CLOSE_OFF = "give the vault and its key to their owners alone"
+CLOSE_OFF = "give the vault and its key to root alone"
 UNMOUNT_STALE = "unmount the dead mount"
 MAKE_POINT = "make the mount point"
 FIX_POINT = "make the mount point immutable"

@@ -15,7 +15,7 @@ from typing import List, Optional, Tuple
 from . import _gocryptfs, _vault
 from ._vault_disk import private_directory, read, remove, rename, write
 from ._vault_host import set_immutable
-from ._vault_keys import Keys, exchange, owner, sync_directory
+from ._vault_keys import Keys, exchange, sync_directory
 from ._vault_open import Key, Run, unseal
 
 PUT_AWAY = "move the vault and its key to the backups"
@@ -30,7 +30,7 @@ def now() -> str:
 
 def beside(place: _vault.Place) -> List[str]:
     """The files that belong to a vault and lie elsewhere; the names in an archive are their last components."""
-    return [place.key, place.next_key, place.copy, place.names, place.escrow, place.escrow_of]
+    return [place.key, place.next_key, place.copy, place.escrow, place.escrow_of]
 
 
 def steps(place: _vault.Place, backup: bool) -> List[str]:
@@ -104,8 +104,10 @@ def _clear(run: Run, path: str) -> None:
 
 
 def remove_point(place: _vault.Place) -> None:
-    """Remove the mount point, which is empty."""
+    """Remove the mount point, which is empty but for notices: _vault_notice."""
     set_immutable(place, False)
+    for name in os.listdir(place.point):
+        os.unlink(f"{place.point}/{name}")
     os.rmdir(place.point)
 
 
@@ -201,7 +203,7 @@ class Unpacked:
         prepare(place)
         if key.origin not in ("password", "master"):
             write(place.next_key, read(key.origin))
-        os.chown(self.cipher, *owner(place))
+        os.chown(self.cipher, 0, 0)
         os.chmod(self.cipher, 0o700)
         must(self._run, ["sync", "--file-system", self.cipher])
         if os.path.lexists(place.cipher):
@@ -229,7 +231,7 @@ class Unpacked:
             keys.settle()
 
     def _others(self) -> None:
-        for path in (self._place.names, self._place.escrow, self._place.escrow_of):
+        for path in (self._place.escrow, self._place.escrow_of):
             remove(path)
             if os.path.lexists(self.path(path)):
                 private_directory(os.path.dirname(path))

@@ -16,7 +16,7 @@ from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
 from . import _files, _gocryptfs, _vault
 from ._mountinfo import at
-from ._vault_keys import Keys, owner
+from ._vault_keys import Keys
 from ._vault_open import Run
 
 # linux/fs.h: _IOR('f', 1, long) and _IOW('f', 2, long). The kernel moves an int in spite of the declared long.
@@ -47,7 +47,7 @@ def observe(place: _vault.Place) -> _vault.Seen:
         stale=mount is not None and mount.source == place.source and _dead(place.point),
         point="covered" if covered else _kind(place.point),
         immutable=None if covered or not _may_set_flags() else _immutable(place.point),
-        inside=() if covered or _kind(place.point) != "directory" else tuple(sorted(os.listdir(place.point))),
+        inside=() if covered or _kind(place.point) != "directory" else tuple(_in_the_clear(place.point)),
     )
 
 
@@ -71,6 +71,11 @@ def _kind(path: str) -> str:
     except FileNotFoundError:
         return "absent"
     return "directory" if stat.S_ISDIR(mode) else "other"
+
+
+def _in_the_clear(point: str) -> List[str]:
+    """What lies in the bare mount point; the notices of _vault_notice are links and hold nothing."""
+    return sorted(name for name in os.listdir(point) if not os.path.islink(f"{point}/{name}"))
 
 
 def _cipher(path: str) -> str:
@@ -117,19 +122,19 @@ def size(place: _vault.Place) -> int:
     return found
 
 
-def _modes(place: _vault.Place) -> Iterator[Tuple[str, Tuple[int, int, int]]]:
-    """Owner, group and mode of what must be let to nobody else."""
-    yield place.cipher, (*owner(place), 0o700)
+def _modes(place: _vault.Place) -> Iterator[Tuple[str, int]]:
+    """The modes of what is root's alone."""
+    yield place.cipher, 0o700
     for path in (place.key, place.next_key, place.copy):
-        yield path, (0, 0, 0o600)
+        yield path, 0o600
 
 
 def _loose(place: _vault.Place) -> List[str]:
     found = []
-    for path, wanted in _modes(place):
+    for path, mode in _modes(place):
         if os.path.lexists(path):
             seen = os.lstat(path)
-            if (seen.st_uid, seen.st_gid, stat.S_IMODE(seen.st_mode)) != wanted:
+            if (seen.st_uid, seen.st_gid, stat.S_IMODE(seen.st_mode)) != (0, 0, mode):
                 found.append(path)
     return found
 
@@ -197,9 +202,9 @@ class Worker:
         acts[step]()
 
     def _close_off(self) -> None:
-        for path, (uid, gid, mode) in _modes(self._place):
+        for path, mode in _modes(self._place):
             if os.path.lexists(path):
-                os.chown(path, uid, gid, follow_symlinks=False)
+                os.chown(path, 0, 0, follow_symlinks=False)
                 os.chmod(path, mode)
 
     def _unmount(self) -> None:

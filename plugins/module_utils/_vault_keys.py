@@ -16,11 +16,9 @@ Each is on disk before the next begins.  settle() finishes or takes back what wa
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import hashlib
 import os
-import pwd
 import re
 import secrets
 import stat
@@ -103,7 +101,6 @@ class Keys:
             line = next(candidates(self._run, self._place, None)).line
         assert line is not None  # _vault.problems() asks for it
         self._init(line, self._how.cipher)
-        os.chown(self._place.staging, *owner(self._place))
         rename(self._place.staging, self._place.cipher)
         self.keep_copy()
 
@@ -273,19 +270,6 @@ class Keys:
         if rc != 0:
             raise _vault.VaultError(f"{' '.join(argv)} failed: {' '.join((err or out).split())}")
         return out
-
-
-def owner(place: _vault.Place) -> Tuple[int, int]:
-    """Who owns the encrypted directory, which lies behind a directory of root's alone.
-
-    gocryptfs makes an agent's new files with the agent's own rights (MkdiratUser and the like), so the agent must own it where
-    it may write.
-    """
-    if place.writable:
-        with contextlib.suppress(KeyError):  # in check mode it may be one that role agent would have made by now
-            user = pwd.getpwnam(place.user)
-            return user.pw_uid, user.pw_gid
-    return 0, 0
 
 
 def identity(place: _vault.Place) -> str:

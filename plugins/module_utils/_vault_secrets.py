@@ -5,15 +5,14 @@
 
 A secret's name is a file name in the vault, its value the file's content, byte for byte.
 
-Managed are the names that the manifest declares, those that an earlier run wrote (its record lies outside the vault), and
-the temporary names under which these are written.  Everything else in a vault is the agent's own and never removed.
+Every file in the top directory is a secret; what is the agent's own lies in a directory (OWN of _manifest_values).
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from typing import Any, Collection, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 MODE = 0o400
 
@@ -29,7 +28,7 @@ class Change(NamedTuple):
 class Stored(NamedTuple):
     """One entry of a vault; value is None for a file that cannot be read back, and for what is no file.
 
-    sole: whether it is root's and has no second name, under which the agent could write to it.
+    sole: whether it is root's and has no second name, under which somebody else could write to it.
     """
 
     mode: int
@@ -37,7 +36,7 @@ class Stored(NamedTuple):
     sole: bool = True
 
 
-_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{12}")  # _files.write_file()
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}")  # _files.write_file(), after a power loss
 _ACTS = {"removed": "removed", "set to another value": "changed"}
 
 
@@ -90,23 +89,6 @@ def changes(wanted: Mapping[str, str], present: Mapping[str, Stored], removed: I
     return [change for change in found if change is not None] + gone
 
 
-def removable(names: Iterable[str], declared: Collection[str], recorded: Collection[str]) -> List[str]:
-    """Of the names in a vault, those that are managed and no longer wanted."""
-    known = {*declared, *recorded}
-    return [name for name in names if (name in recorded and name not in declared) or _temporary_of(name) in known]
-
-
-def foreign(names: Iterable[str], declared: Collection[str], recorded: Collection[str]) -> List[str]:
-    """Of the names in a vault, those that are the agent's own."""
-    known = {*declared, *recorded}
-    return [name for name in names if name not in known and _temporary_of(name) not in known]
-
-
-def _temporary_of(name: str) -> str:
-    match = _TEMPORARY.fullmatch(name)
-    return match.group(1) if match else ""
-
-
 def _change(name: str, value: str, stored: Optional[Stored]) -> Optional[Change]:
     if stored is None:
         return Change(name, "absent", "set")
@@ -126,7 +108,7 @@ def acts(agent: str, found: Iterable[Change]) -> List[Tuple[str, str, str]]:
     return [
         (agent, f"secret {change.name}", _ACTS.get(change.after, "set"))
         for change in found
-        if not change.before.startswith("mode ") and not _temporary_of(change.name)
+        if not change.before.startswith("mode ") and not _TEMPORARY.fullmatch(change.name)
     ]
 
 

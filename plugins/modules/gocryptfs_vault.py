@@ -17,8 +17,8 @@ description:
     belong to the agent.
   - A sealed key is 32 random bytes, made on the host. Keys and passwords pass through pipes, never through a
     file, an argument or an environment variable.
-  - The mount point is empty and immutable, so that nothing is written to it in the clear while the vault is
-    closed.
+  - The mount point is immutable, and empty but for the notices of M(cordon.agent_host.vault_secrets), so that
+    nothing is written to it in the clear while the vault is closed.
   - Never replaces a vault. A vault whose key or configuration is missing is an error, because making it
     again would lose the secrets in it.
   - Power lost at any moment leaves a vault that opens with the old key or the new one. The next run finishes
@@ -61,12 +61,6 @@ options:
         type: str
         choices: [sealed, operator]
         default: sealed
-      writable:
-        description:
-          - Whether the agent may write to its vault. It then owns the encrypted directory, which it can reach through the open
-            vault only. Otherwise root owns it.
-        type: bool
-        default: false
   state:
     description:
       - V(present) makes and mends the vaults, and opens none.
@@ -281,7 +275,6 @@ ENTRY = {
     "user": {"type": "str", "required": True},
     "home": {"type": "path", "required": True},
     "unlock": {"type": "str", "choices": ["sealed", "operator"], "default": "sealed"},
-    "writable": {"type": "bool", "default": False},
 }
 ARGUMENTS = {
     "agents": {"type": "list", "elements": "dict", "required": True, "options": ENTRY},

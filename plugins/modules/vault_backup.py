@@ -44,12 +44,6 @@ options:
         type: str
         choices: [sealed, operator]
         default: sealed
-      writable:
-        description:
-          - Whether the agent may write to its vault. It then owns the encrypted directory, which it can reach through the open
-            vault only. Otherwise root owns it.
-        type: bool
-        default: false
   state:
     description:
       - V(saved) writes the archive. A session may have a vault open. What an agent writes at that very moment to a vault that
@@ -142,7 +136,6 @@ ENTRY = {
     "user": {"type": "str", "required": True},
     "home": {"type": "path", "required": True},
     "unlock": {"type": "str", "choices": ["sealed", "operator"], "default": "sealed"},
-    "writable": {"type": "bool", "default": False},
 }
 ORIGINS = {"password": "password", "master": "master key"}
 

@@ -9,18 +9,18 @@ module: vault_secrets
 short_description: The secrets in the agents' vaults
 version_added: 0.1.0
 description:
-  - Makes each agent's vault hold its secrets. Those that differ are rewritten, those that an earlier run wrote and that are
-    no longer listed are removed, the others stay untouched.
-  - What the module has written it remembers by name in C(/etc/cordon/vault/NAME.names). Files of the agent's own,
-    in a vault that it may write to, are never removed. A name that is a secret's belongs to the secret. Whatever
-    stands there is replaced. A directory is moved aside, to C(SECRET.replaced-HEX).
+  - Makes each agent's vault hold exactly its secrets. Those that differ are rewritten, files that are not listed are
+    removed, the others stay untouched.
+  - What lies in the directory C(own) of a vault is the agent's (C(vault.writable) of the manifest) and stays. So does
+    any other directory. One that stands at a secret's name is an error.
+  - Leaves a notice for each secret in the closed mount point, see RV(notices).
   - Every secret that an agent declares must have a value, and no other value may be given. All mistakes are
     reported at once, before anything is written.
   - Opens each vault for itself, in a mount namespace of its own that ends with the module, so no other
     process sees the secrets. A session that has the vault open goes on undisturbed. It reads the new value
     the next time it opens the file. A file that it has open keeps the old one.
   - Each secret is replaced in one rename. A reader sees the old value or the new one, and so does a host
-    that lost power. Symbolic links, hard links, FIFOs and huge files that an agent planted are neither followed nor read.
+    that lost power. Symbolic links, hard links, FIFOs and huge files are neither followed nor read.
   - Values appear in no argument of a command, environment variable, log, result or diff, and in no file
     outside the vault.
   - Each value that is set, changed or removed is recorded by name in C(/var/lib/cordon/rotations.jsonl).
@@ -85,10 +85,13 @@ same:
   description: The secrets of O(only) that had the value already, by agent.
   returned: when O(only) is given
   type: dict
-foreign:
-  description: How many files of the agent's own each vault has. A vault that the agent may not write to should have none.
+notices:
+  description:
+    - The secrets, by agent, whose notice was, or in check mode would be, made, mended or removed. Not with O(only).
+    - A notice is a symbolic link in the closed mount point that leads nowhere. Its target says how to open the vault.
   returned: success
   type: dict
+  sample: {"scout": ["github_token"]}
 unchecked:
   description: Agents whose vault was locked and left as it is.
   returned: success
@@ -102,12 +105,11 @@ rotations:
 """
 
 import contextlib
-import json
 import os
+import pwd
 import re
-import secrets as randoms
 import stat
-from typing import Any, Dict, Iterable, List, Tuple
+from typing import Any, Dict, List, Tuple
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -116,10 +118,11 @@ from ansible_collections.cordon.agent_host.plugins.module_utils import (
     _gocryptfs,
     _rotations,
     _vault,
-    _vault_disk,
+    _vault_notice,
     _vault_open,
     _vault_secrets,
 )
+from ansible_collections.cordon.agent_host.plugins.module_utils._manifest_values import OWN
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 # O_NONBLOCK: a FIFO swapped in after the stat must not hang the run.
@@ -127,7 +130,7 @@ READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def _stored(top: int, name: str, value: str) -> _vault_secrets.Stored:
-    """Look at one entry, and read no more of it than the value is long: an agent's file may be without end.
+    """Look at one entry, and read no more of it than the value is long: a planted file may be without end.
 
     What cannot be read (a damaged file is an I/O error) is written anew from its value.
     """
@@ -153,11 +156,10 @@ def _present(top: int, wanted: Dict[str, str]) -> Dict[str, _vault_secrets.Store
     return found
 
 
-def _is_directory(top: int, name: str) -> bool:
-    try:
-        return stat.S_ISDIR(os.stat(name, dir_fd=top, follow_symlinks=False).st_mode)
-    except FileNotFoundError:
-        return False
+def _files_in(top: int) -> List[str]:
+    """The names in a vault that are not directories; what lies below OWN is the agent's."""
+    names = [name for name in os.listdir(top) if name != OWN]
+    return [name for name in names if not stat.S_ISDIR(os.stat(name, dir_fd=top, follow_symlinks=False).st_mode)]
 
 
 def _apply(top: int, change: _vault_secrets.Change, wanted: Dict[str, str]) -> None:
@@ -166,9 +168,6 @@ def _apply(top: int, change: _vault_secrets.Change, wanted: Dict[str, str]) -> N
         with contextlib.suppress(FileNotFoundError):
             os.unlink(change.name, dir_fd=top)
         return
-    if _is_directory(top, change.name):  # a file cannot replace it by rename, and what is in it is the agent's
-        aside = f"{change.name}.replaced-{randoms.token_hex(4)}"
-        os.rename(change.name, aside, src_dir_fd=top, dst_dir_fd=top)
     entry = _files.Entry("file", _vault_secrets.MODE, 0, 0, wanted[change.name])
     _files.write_file(top, change.name, entry)
 
@@ -182,7 +181,7 @@ class Job:
         self._only: Any = module.params["only"]
         self._passwords: Dict[str, str] = module.params["passwords"]
         self.changes: Dict[str, List[_vault_secrets.Change]] = {}
-        self.foreign: Dict[str, int] = {}
+        self.notices: Dict[str, List[str]] = {}
         self.unchecked: List[str] = []
         self.rotations: List[Dict[str, Any]] = []
 
@@ -236,13 +235,14 @@ class Job:
             )
         self.unchecked = locked
         run = _runner(self._module)
-        agents = [agent for agent in self.agents() if agent not in locked]
-        if any(os.path.isdir(_vault.Place(agent).cipher) for agent in agents):
+        if any(os.path.isdir(_vault.Place(agent).cipher) for agent in self.agents()):
             _vault_open.enter_private_namespace(run)
-        for agent in agents:
-            changes = self._one_agent(run, _vault.Place(agent), self.wanted(agent))
+        for agent in self.agents():
+            changes = [] if agent in locked else self._one_agent(run, _vault.Place(agent), self.wanted(agent))
             if changes:
                 self.changes[agent] = changes
+        if self._only is None:
+            self._notify()
 
     def _one_agent(self, run: _vault_open.Run, place: _vault.Place, wanted: Dict[str, str]) -> List[_vault_secrets.Change]:
         check = self._module.check_mode
@@ -255,27 +255,26 @@ class Job:
         if empty and (check or not wanted):
             return _vault_secrets.changes(wanted, {}, [])
         with _vault_open.opened(run, place, check, self._passwords.get(place.name)) as top:
-            changes = self._differences(place, top, wanted)
+            changes = self._differences(top, wanted)
             if changes and not check:
                 self._write(place, top, changes, wanted)
         return changes
 
-    def _differences(self, place: _vault.Place, top: int, wanted: Dict[str, str]) -> List[_vault_secrets.Change]:
-        declared, recorded = self._declared.get(place.name, []), _recorded(place)
-        names = os.listdir(top)
-        self.foreign[place.name] = len(_vault_secrets.foreign(names, declared, recorded))
-        removed = _vault_secrets.removable(names, declared, recorded) if self._only is None else []
-        removed = [name for name in removed if not _is_directory(top, name)]
+    def _differences(self, top: int, wanted: Dict[str, str]) -> List[_vault_secrets.Change]:
+        removed = set(_files_in(top)) - set(wanted) if self._only is None else ()
         return _vault_secrets.changes(wanted, _present(top, wanted), removed)
 
     def _write(
         self, place: _vault.Place, top: int, changes: List[_vault_secrets.Change], wanted: Dict[str, str]
     ) -> None:
-        """Remember a name before its secret is written, and forget it after that was removed."""
-        declared, recorded = self._declared.get(place.name, []), _recorded(place)
-        _record(place, {*recorded, *wanted})
         for change in changes:
-            _apply(top, change, wanted)
+            try:
+                _apply(top, change, wanted)
+            except IsADirectoryError:
+                raise _vault.VaultError(
+                    f"vault of agent {place.name}: a directory stands at the name of the secret {change.name}, and what is in "
+                    f"it may be of use to somebody: open the vault, move it away, and run this again"
+                ) from None
         os.fsync(top)
         again = _vault_secrets.changes(wanted, _present(top, wanted), [])
         if again:
@@ -283,14 +282,29 @@ class Job:
                 f"vault of agent {place.name}: somebody changed {', '.join(change.name for change in again)} while it was "
                 f"written: end the agent's session, look at the vault, and run this again"
             )
-        if self._only is None:
-            _record(place, declared)
         self._log(_vault_secrets.acts(place.name, changes))
 
     def _log(self, acts: List[Tuple[str, str, str]]) -> None:
         found = _rotations.entries(acts, _rotations.who(self._module.params["by"]), self._module.params["reason"])
         _rotations.append(found)
         self.rotations += found
+
+    def _notify(self) -> None:
+        """Tell whoever reads a secret while its vault is closed how to open it."""
+        for agent in self.agents():
+            try:
+                home = pwd.getpwnam(f"agent-{agent}").pw_dir
+            except KeyError:
+                continue  # in check mode, on a host that has no such user yet
+            if os.path.isdir(_vault.Place(agent).cipher):
+                changed = _vault_notice.converge(agent, f"{home}/.vault", self._declared[agent], self._module.check_mode)
+                self.notices.update({agent: changed} if changed else {})
+
+    def diff(self) -> Dict[str, str]:
+        """Names and states."""
+        found = _vault_secrets.diff(self.changes)
+        told = [f"{agent}/{name}: notice for the closed vault\n" for agent in self.notices for name in self.notices[agent]]
+        return {**found, "after": found["after"] + "".join(told)}
 
     def same(self) -> Dict[str, List[str]]:
         """The secrets asked for by name that had their value already."""
@@ -300,22 +314,6 @@ class Job:
 
 def _has_key(place: _vault.Place) -> bool:
     return os.path.lexists(place.key) or os.path.lexists(place.next_key)
-
-
-def _recorded(place: _vault.Place) -> List[str]:
-    """The names that earlier runs wrote; none is lost by a damaged record, for then nothing is removed."""
-    try:
-        found = json.loads(_vault_disk.read(place.names))
-    except (OSError, ValueError):
-        return []
-    return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
-
-
-def _record(place: _vault.Place, names: Iterable[str]) -> None:
-    wanted = sorted(set(names))
-    if wanted != _recorded(place):
-        _vault_disk.private_directory(_vault.KEYS)
-        _vault_disk.write(place.names, json.dumps(wanted) + "\n")
 
 
 def _runner(module: AnsibleModule) -> _vault_open.Run:
@@ -352,12 +350,12 @@ def main() -> None:
     for agent in job.unchecked:
         module.warn(f"vault of agent {agent}: locked, no password given: its secrets were neither compared nor written")
     module.exit_json(
-        changed=bool(job.changes),
+        changed=bool(job.changes or job.notices),
         secrets={name: [change._asdict() for change in job.changes[name]] for name in job.changes},
-        foreign=job.foreign,
+        notices=job.notices,
         unchecked=job.unchecked,
         rotations=job.rotations,
-        diff=_vault_secrets.diff(job.changes),
+        diff=job.diff(),
         **({} if job.same() == {} else {"same": job.same()}),
     )
 

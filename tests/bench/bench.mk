@@ -3,5 +3,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 .PHONY: bench
 
-bench: setup vm ## Measure what AppArmor costs, on the guest of TESTBED_DIR (its own profiles are taken away)
+bench: setup vm ## Measure what AppArmor and opening a vault cost, on the guest of TESTBED_DIR (its own profiles are taken away)
+	@TESTBED_DIR='$(TESTBED_DIR)' build/venv/bin/python -B tests/bench/vault.py
 	@TESTBED_DIR='$(TESTBED_DIR)' build/venv/bin/python -B tests/bench/apparmor.py

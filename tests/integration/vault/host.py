@@ -38,7 +38,7 @@ SYSTEMD = r"""#!/bin/bash
 echo "${0##*/} $*" >> "$STATE/calls"
 open() {
   systemd-creds decrypt --name=cordon-vault-scout /etc/cordon/vault/scout.cred - |
-    gocryptfs -q -nosyslog -sharedstorage -ro -allow_other -fsname cordon-vault-scout -- \
+    gocryptfs -q -nosyslog -sharedstorage -nonempty -ro -allow_other -fsname cordon-vault-scout -- \
       /var/lib/cordon/vault/scout /srv/agents/scout/.vault > /dev/null 2>&1
 }
 show() {
@@ -137,10 +137,10 @@ class Host:
         return result
 
     def vault(
-        self, *names: str, check: bool = False, unlock: str = "sealed", writable: bool = False, **arguments: Any
+        self, *names: str, check: bool = False, unlock: str = "sealed", **arguments: Any
     ) -> dict[str, Any]:
         """Run gocryptfs_vault for these agents, `scout` if none is named."""
-        agents = [self.agent(name, unlock=unlock, writable=writable) for name in names or ("scout",)]
+        agents = [self.agent(name, unlock=unlock) for name in names or ("scout",)]
         return self.module("gocryptfs_vault", check, agents=agents, **{"seal": "host", **arguments})
 
     def secrets(self, values: Mapping[str, str], check: bool = False, name: str = "scout", **arguments: Any) -> dict[str, Any]:
@@ -154,20 +154,26 @@ class Host:
 
     @contextlib.contextmanager
     def opened(self, name: str = "scout", password: str | None = None, options: str = "") -> Iterator[Path]:
-        """The vault as its session has it: mounted at the agent's ~/.vault, read-write, the files the agent's."""
+        """The vault as its session has it where it is writable: mounted at the agent's ~/.vault, the files the agent's."""
         line = self.key(name) if password is None else password
         point = f"/srv/agents/{name}/.vault"
         owner = sh(f"echo $(id -u agent-{name}):$(id -g agent-{name})").stdout.strip()
         sh(
-            f"gocryptfs -q -nosyslog -sharedstorage -allow_other -force_owner {owner} -ko noexec,nosuid,nodev {options} "
-            f"-fsname cordon-vault-{name} -- /var/lib/cordon/vault/{name} {point} >{self.directory}/log 2>&1 "
-            f"|| {{ cat {self.directory}/log; exit 1; }}",
+            f"gocryptfs -q -nosyslog -sharedstorage -nonempty -allow_other -force_owner {owner} {options} "
+            f"-ko noexec,nosuid,nodev -fsname cordon-vault-{name} -- /var/lib/cordon/vault/{name} {point} "
+            f">{self.directory}/log 2>&1 || {{ cat {self.directory}/log; exit 1; }}",
             f"{line}\n",
         )
         try:
             yield Path(point)
         finally:
             sh(f"umount {point} || umount --lazy {point}")
+
+    @staticmethod
+    def make_own(point: Path, name: str = "scout") -> Path:
+        """The agent's directory in its vault, as vault-session makes it."""
+        sh(f"mkdir --mode=0700 {point}/own && chown agent-{name}: {point}/own")
+        return point / "own"
 
     def read(self, name: str = "scout", password: str | None = None) -> dict[str, str]:
         """All files of a vault, as its agent reads them."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -96,16 +97,17 @@ def test_a_locked_vault_is_an_error_unless_it_shall_be_left(host: Host) -> None:
     assert host.read(password=password) == {"a": "2"}
 
 
-# --- An agent that may write to its vault -----------------------------------------------------------
+# --- What an agent could do to its vault ------------------------------------------------------------
 
 
 @pytest.fixture
-def writable(host: Host) -> Host:
-    """A vault that its agent may write to, with one secret in it."""
+def once_the_agents(host: Host) -> Host:
+    """A vault with one secret, to whose top directory the agent could once write: it owned that."""
     VICTIM.write_text("root's own\n")
     VICTIM.chmod(0o600)
-    host.vault(writable=True)
+    host.vault()
     host.secrets({"token": "first"})
+    sh(f"chown agent-scout: {CIPHER}")
     return host
 
 
@@ -114,7 +116,6 @@ PLANTED = {
     "a dangling symbolic link": "ln -sf /etc/cordon-made-by-root token",
     "a link into the agent's own file": "echo mine > mine; ln -sf mine token",
     "a FIFO": "rm -f token; mkfifo token",
-    "a directory": "rm -f token; mkdir -p token/sub; echo mine > token/sub/file",
     "a hard link": "echo mine > mine; rm -f token; ln mine token",
     "a file without end": "rm -f token; truncate -s 900G token",
     "an open mode": "chmod 666 token",
@@ -123,9 +124,9 @@ PLANTED = {
 
 
 @pytest.mark.parametrize("planted", PLANTED)
-def test_what_an_agent_plants_does_not_redirect_a_write(writable: Host, planted: str) -> None:
+def test_what_an_agent_plants_does_not_redirect_a_write(once_the_agents: Host, planted: str) -> None:
     """Planted by the agent at the secret's name, then found by a plain write of root, then by the module."""
-    host = writable
+    host = once_the_agents
     with host.opened() as point:
         host.as_agent(f"cd {point}; {PLANTED[planted]}", check=planted != "a hard link")
         if planted == "a symbolic link":
@@ -138,32 +139,42 @@ def test_what_an_agent_plants_does_not_redirect_a_write(writable: Host, planted:
         seen = (point / "token").lstat()
         assert (point / "token").read_text() == CANARY
         assert (seen.st_mode, seen.st_nlink) == (0o100400, 1)
-        for name in ("mine", *(path.name for path in point.glob("token.replaced-*/sub/file"))):
-            if (point / name).exists():
-                assert (point / name).read_text() == "mine\n"
-        assert bool(list(point.glob("token.replaced-*/sub/file"))) == (planted == "a directory")
+        assert os.listdir(point) == ["token"]
     assert not host.secrets({"token": CANARY})["changed"]
 
 
-def test_the_agents_own_files_stay(writable: Host) -> None:
-    host = writable
+def test_a_directory_at_the_name_of_a_secret_is_an_error_and_stays(once_the_agents: Host) -> None:
+    host = once_the_agents
+    with host.opened() as point:
+        host.as_agent(f"cd {point}; rm -f token; mkdir -p token/sub; echo mine > token/sub/file")
+    with pytest.raises(Failed, match=r"vault of agent scout: a directory stands at the name of the secret token"):
+        host.secrets({"token": CANARY})
+    with host.opened() as point:
+        assert (point / "token/sub/file").read_text() == "mine\n" and os.listdir(point) == ["token"]
+
+
+def test_what_is_the_agents_own_stays(host: Host) -> None:
+    host.vault()
     host.secrets({"token": "first", "old": "to be removed"})
     with host.opened() as point:
-        host.as_agent(f"cd {point}; mkdir notes; echo mine > notes/a; echo mine > .hidden; mkfifo pipe; ln -s {VICTIM} link")
-        # Half a write of ours, as a power loss leaves it, and a name like that of the agent's own.
-        host.as_agent(f"cd {point}; echo half > .token.0123456789ab; echo mine > .notes.0123456789ab")
-    done = host.secrets({"token": "first"})
-    assert [change["name"] for change in done["secrets"]["scout"]] == [".token.0123456789ab", "old"]
-    assert done["foreign"] == {"scout": 5}
+        own = host.make_own(point)
+        host.as_agent(f"cd {own}; mkdir notes; echo mine > notes/a; echo mine > token; mkfifo pipe; ln -s {VICTIM} link")
+        # Half a write of ours, as a power loss leaves it.
+        sh(f"echo half > {point}/.token.0123456789ab")
+    done = host.secrets({"token": "second"})
+    assert [change["name"] for change in done["secrets"]["scout"]] == ["token", ".token.0123456789ab", "old"]
+    assert [entry["what"] for entry in host.rotations()[-2:]] == ["secret token", "secret old"]
     with host.opened() as point:
-        names = {path.name for path in point.iterdir()}
-        assert names == {"token", "notes", ".hidden", "pipe", "link", ".notes.0123456789ab"}
-        assert (point / "notes/a").read_text() == "mine\n"
+        assert {path.name for path in point.iterdir()} == {"token", "own"}
+        assert {path.name for path in own.iterdir()} == {"notes", "token", "pipe", "link"}
+        assert (own / "notes/a").read_text() == (own / "token").read_text() == "mine\n"
+    for check in (True, False):
+        assert not host.secrets({"token": "second"}, check=check)["changed"]
 
 
-def test_an_agent_that_swaps_names_all_the_time_never_gets_root_to_write_elsewhere(writable: Host) -> None:
+def test_an_agent_that_swaps_names_all_the_time_never_gets_root_to_write_elsewhere(once_the_agents: Host) -> None:
     """The race between looking and writing: whatever stands at the name in that moment is replaced, or it is an error."""
-    host = writable
+    host = once_the_agents
     script = f"cd {POINT}; while :; do ln -sf {VICTIM} token; rm -rf token; mkdir token; rm -rf token; echo mine > token; done"
     with host.opened() as point:
         argv = ["setpriv", "--reuid=agent-scout", "--regid=agent-scout", "--clear-groups", "bash", "-c", script]
@@ -173,7 +184,7 @@ def test_an_agent_that_swaps_names_all_the_time_never_gets_root_to_write_elsewhe
                 try:
                     host.secrets({"token": f"{CANARY}-{number}"})
                 except Failed as error:
-                    assert re.search("somebody changed|Is a directory|No such file|not empty|File exists", str(error)), error
+                    assert re.search("somebody changed|a directory stands at|No such file|File exists", str(error)), error
                     errors += 1
             racer.kill()
         assert VICTIM.read_text() == "root's own\n"
@@ -181,6 +192,28 @@ def test_an_agent_that_swaps_names_all_the_time_never_gets_root_to_write_elsewhe
     host.secrets({"token": CANARY})
     assert host.read()["token"] == CANARY
     print(f"{errors} of 4 runs said that somebody changed it")
+
+
+# --- Notices for the closed vault -------------------------------------------------------------------
+
+
+def test_a_closed_vault_has_a_notice_for_each_secret(host: Host) -> None:
+    host.vault()
+    planned = host.secrets({"a": "1", "b": "2"}, check=True)
+    assert planned["notices"] == {"scout": ["a", "b"]} and os.listdir(POINT) == []
+    assert host.secrets({"a": "1", "b": "2"})["notices"] == {"scout": ["a", "b"]}
+    assert {name: os.readlink(f"{POINT}/{name}") for name in ("a", "b")} == dict.fromkeys(
+        "ab", "the vault is closed: 'cordonctl secrets scout' says how to open it"
+    )
+    with host.opened() as point:
+        done = host.secrets({"b": "2"})
+        assert (done["changed"], done["notices"]) == (True, {"scout": ["a"]})
+        assert os.listdir(point) == ["b"]
+    assert os.listdir(POINT) == ["b"]
+    assert not host.vault()["changed"], "a notice is nothing that lies in the clear"
+    assert not host.secrets({"b": "2"})["changed"]
+    host.vault(state="absent", confirm=["scout"])
+    assert not os.path.lexists(POINT)
 
 
 def test_a_vault_that_cannot_be_written_is_an_error_and_not_plaintext_beside_it(host: Host) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import collections
 import os
 import re
 from collections.abc import Callable
@@ -182,36 +183,46 @@ def test_an_operators_vault_is_kept_in_order_without_its_password(host: Host) ->
     host.vault(unlock="operator", passwords={"scout": OLD}, **QUICK)
     assert not host.vault(unlock="operator")["changed"]
     sh(f"chmod 755 {CIPHER}")
-    assert host.vault(unlock="operator")["steps"] == ["scout: give the vault and its key to their owners alone"]
+    assert host.vault(unlock="operator")["steps"] == ["scout: give the vault and its key to root alone"]
 
 
 # --- A new master key -------------------------------------------------------------------------------
 
 
+def stored_owners() -> collections.Counter[tuple[int, int]]:
+    """How many of the vault's encrypted files and directories have which owner and mode; what gocryptfs keeps is left out."""
+    paths = [CIPHER, *(path for path in CIPHER.rglob("*") if not path.name.startswith("gocryptfs."))]
+    return collections.Counter((seen.st_uid, seen.st_mode & 0o777) for seen in (path.lstat() for path in paths))
+
+
 def test_a_new_master_key_and_everything_is_copied(host: Host) -> None:
-    host.vault(writable=True)
+    host.vault()
     host.secrets(SECRETS)
     with host.opened() as point:
-        host.as_agent(f"mkdir -p {point}/sub/deep && echo mine > {point}/sub/deep/file && ln -s ../token {point}/sub/link")
-        host.as_agent(f"chmod 640 {point}/sub/deep/file; touch -d 2020-01-01 {point}/sub/deep/file; mkfifo {point}/pipe")
-        sh(f"truncate -s 3M {point}/sparse; setfattr -n user.note -v kept {point}/sparse", check=False)
+        own = host.make_own(point)
+        host.as_agent(f"mkdir -p {own}/sub/deep && echo mine > {own}/sub/deep/file && ln -s ../../token {own}/sub/link")
+        host.as_agent(f"chmod 640 {own}/sub/deep/file; touch -d 2020-01-01 {own}/sub/deep/file; mkfifo {own}/pipe")
+        host.as_agent(f"truncate -s 3M {own}/sparse; setfattr -n user.note -v kept {own}/sparse", check=False)
+    owners = stored_owners()
     old_key, old_master = host.key(), master(host.key())
-    host.vault(writable=True, renew="master", check=True)
+    host.vault(renew="master", check=True)
     assert master(host.key()) == old_master
-    done = host.vault(writable=True, renew="master")
+    done = host.vault(renew="master")
     assert [entry["what"] for entry in done["rotations"]] == ["master key"]
     assert host.key() != old_key
     assert master(host.key()) != old_master
     with host.opened() as point:
-        seen = (point / "sub/deep/file").stat()
-        assert ((point / "sub/deep/file").read_text(), seen.st_mode & 0o777, int(seen.st_mtime)) == (
+        seen = (own / "sub/deep/file").stat()
+        assert ((own / "sub/deep/file").read_text(), seen.st_mode & 0o777, int(seen.st_mtime)) == (
             "mine\n", 0o640, int(sh("date -d 2020-01-01 +%s").stdout)
         )  # fmt: skip
-        assert os.readlink(point / "sub/link") == "../token"
-        assert (point / "pipe").is_fifo() and (point / "sparse").stat().st_size == 3 << 20
+        assert os.readlink(own / "sub/link") == "../../token"
+        assert (own / "pipe").is_fifo() and (own / "sparse").stat().st_size == 3 << 20
         assert (point / "token").read_text() == SECRETS["token"]
+    assert stored_owners() == owners and set(owners) == {(0, 0o700), (0, 0o400), (61200, 0o700), (61200, 0o755), (61200, 0o640),
+                                                         (61200, 0o644), (61200, 0o777)}
     assert not list(CIPHER.parent.glob(".*.new"))
-    assert not host.vault(writable=True)["changed"]
+    assert not host.vault()["changed"]
 
 
 def test_a_new_master_key_needs_the_vault_closed(host: Host) -> None:
@@ -324,7 +335,7 @@ def test_absent_moves_the_vault_and_all_that_opens_it_to_the_backups(host: Host,
     done = four_ways(lambda check: host.vault(state="absent", confirm=["scout"], check=check))
     kept = Path(done["backups"]["scout"])
     assert kept.parent == Path("/var/lib/cordon/vault-backup") and kept.parent.stat().st_mode & 0o777 == 0o700
-    ends = ("cred", "conf", "names", "age", "json")
+    ends = ("cred", "conf", "age", "json")
     assert {path.name for path in kept.iterdir()} == {"vault", *(f"scout.{end}" for end in ends)}
     assert not any(path.name.startswith("scout") for path in KEYS.iterdir())
     assert not Path("/srv/agents/scout/.vault").exists()

@@ -42,7 +42,7 @@ def test_names_leave_out_the_template_and_foreign_units():
     ("state", "restart", "steps"),
     [
         (ACTIVE, [], []),
-        (ACTIVE, ["a"], [["restart", "cordon-agent@a.service"]]),
+        (ACTIVE, ["a"], [["stop", "cordon-agent@a.service"], ["start", "cordon-agent@a.service"]]),
         (
             STOPPED,
             ["a"],

@@ -247,3 +247,44 @@ def test_a_credential_goes_to_its_host_only(tmp_path, asked, answer):
         done = subprocess.run(["sh", str(CREDENTIAL), str(secret), operation], input=asked, capture_output=True, text=True,
                               check=True)
         assert done.stdout == expected
+
+
+def vault_drop_in(**keys):
+    files = {row["path"]: row["content"] for row in _units.files([agent(**keys)], TOOLS)["files"]}
+    return files["/etc/systemd/system/cordon-vault@scout.service.d/50-manifest.conf"]
+
+
+@pytest.mark.parametrize(
+    ("vault", "told", "capabilities"),
+    [
+        ({}, ["CORDON_VAULT_UNLOCK=sealed", "CORDON_VAULT_WRITABLE=no"], []),
+        ({"unlock": "operator", "writable": True}, ["CORDON_VAULT_UNLOCK=operator", "CORDON_VAULT_WRITABLE=yes"],
+         ["CAP_CHOWN CAP_SETGID CAP_SETUID"]),
+    ],
+)
+def test_the_vaults_unit_is_told_what_the_manifest_says(vault, told, capabilities):
+    text = vault_drop_in(vault=vault)
+    assert setting(text, "Environment") == told
+    assert setting(text, "CapabilityBoundingSet") == capabilities
+
+
+def test_in_a_writable_vault_only_the_agents_own_directory_is_writable():
+    text = _units.confinement(agent(vault={"writable": True}), TOOLS)
+    assert "-/srv/agents/scout/.vault" in setting(text, "ReadOnlyPaths")
+    assert setting(text, "ReadWritePaths") == ["/srv/agents/scout", "-/srv/agents/scout/.vault/own"]
+
+
+def test_a_vault_that_is_not_writable_needs_no_mounts_of_the_unit():
+    assert not [path for path in setting(_units.confinement(agent(), TOOLS), "ReadOnlyPaths") if ".vault" in path]
+
+
+@pytest.mark.parametrize(("idle", "wanted"), [(None, []), ("30m", ["cordon-idle@scout.service"])])
+def test_an_agent_that_may_rest_wants_who_ends_it(idle, wanted):
+    text = _units.confinement(agent(vault={"idle": idle}), TOOLS)
+    assert setting(text, "Wants") == wanted
+
+
+def test_who_ends_an_idle_agent_does_not_keep_the_vault_open():
+    """Bound to the vault it would count as needing it; part of it, a start of it would make systemd give up closing it."""
+    unit = (Path(__file__).parents[3] / "roles/agent/files/units/cordon-idle@.service").read_text(encoding="utf-8")
+    assert not [line for line in unit.splitlines() if "cordon-vault@" in line and not line.startswith("#")]

@@ -44,6 +44,16 @@ def test_the_same_manifest_in_another_order_gives_the_same_text(agents):
     assert apparmor_profiles(turned) == apparmor_profiles(agents)
 
 
+@pytest.mark.parametrize("writable", [False, True])
+def test_only_an_agent_with_a_writable_vault_may_write_in_it_and_only_to_its_own_directory(agents, catalogue, writable):
+    agent = {**agents[0], "vault": {**agents[0]["vault"], "writable": writable}}
+    rule = "  /srv/agents/autopilot/.vault/own/{,**} rwkl,\n"
+    for text in texts(agent, catalogue).values():
+        granted = [line for line in text.splitlines() if "/.vault/" in line and not line.lstrip().startswith("audit deny")]
+        assert (rule in text) is writable
+        assert [line for line in granted if "w" in line.rsplit(" ", 1)[1]] == ([rule.rstrip("\n")] if writable else [])
+
+
 @pytest.mark.parametrize(("where", "line"), [
     ("cage", "/usr/lib/cordon/entry pix -> &cordon.autopilot.main,"),
     ("cage git", "/usr/bin/git mrix,"),

@@ -108,6 +108,14 @@ def test_an_idle_agent_fails_only_for_not_running():
     assert open_results(sample("idle")) == {**DECLINED, ("agent-running", "demo"): "fail"}
 
 
+@pytest.mark.parametrize(("result", "rests"), [("success", True), ("exit-code", False), ("oom-kill", False)])
+def test_an_agent_whose_vault_idles_may_rest_but_not_fail(result, rests):
+    facts = sample("idle")
+    facts["agents"]["demo"]["expected"]["idle"] = "30m"
+    facts["agents"]["demo"]["unit"]["Result"] = result
+    assert open_results(facts).get(("agent-running", "demo")) == (None if rests else "fail")
+
+
 def test_an_agent_that_was_never_provisioned_passes_next_to_nothing():
     passing = {r["id"] for r in _checks.evaluate(CHECKS, sample("ghost")) if r["status"] == "pass" and r["agent"]}
     # systemd has nothing to reload, no cage has a stranger beside it, and the vault's unit is one for all agents.

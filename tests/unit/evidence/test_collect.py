@@ -27,8 +27,8 @@ AGENT = {
 }
 UID = 998
 MOUNT = (
-    "100 29 0:50 / /srv/agents/a/.vault rw,nosuid,nodev,noexec,relatime shared:50 - "
-    "fuse.gocryptfs cordon-vault-a rw,user_id=0,group_id=0,allow_other\n"
+    "100 29 0:50 / /srv/agents/a/.vault ro,nosuid,nodev,noexec,relatime shared:50 - "
+    "fuse.gocryptfs cordon-vault-a ro,user_id=0,group_id=0,allow_other\n"
 )
 POLICY = "/sys/kernel/security/apparmor"
 LISTING = (
@@ -263,6 +263,21 @@ def test_a_closed_vault_is_judged_by_its_bare_mount_point(host):
     vault = host.collect()["agents"]["a"]["vault"]
     assert (vault["mounted"], vault["faults"], vault["secrets"]) == (False, [], None)
     assert vault["mount_point"]["empty"] is False
+
+
+def test_the_notices_in_a_closed_vault_are_not_taken_for_plaintext(host):
+    host.write("/proc/self/mountinfo", "")
+    host.remove("/srv/agents/a/.vault/token")
+    (host.root / "srv/agents/a/.vault/token").symlink_to("the vault is closed")
+    vault = host.collect()["agents"]["a"]["vault"]
+    assert vault["mount_point"]["empty"] is True
+
+
+def test_the_agents_own_directory_in_its_vault_is_no_secret(host):
+    before = host.collect()["agents"]["a"]["vault"]
+    host.write("/srv/agents/a/.vault/own/token", "refreshed")
+    after = host.collect()["agents"]["a"]["vault"]
+    assert (after["secrets"], after["faults"]) == (before["secrets"], before["faults"])
 
 
 def test_a_vault_that_was_never_made_does_not_pass_for_a_closed_one(host):

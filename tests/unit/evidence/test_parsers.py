@@ -380,15 +380,21 @@ def test_os_release_and_swaps():
     assert _facts_host.parse_swaps(None) is None
 
 
-MOUNT = _mountinfo.Mount("/m", "fuse.gocryptfs", "cordon-vault-a", ["nodev", "noexec", "nosuid", "rw"])
+MOUNT = _mountinfo.Mount("/m", "fuse.gocryptfs", "cordon-vault-a", ["nodev", "noexec", "nosuid", "ro"])
 
 
 @pytest.mark.parametrize(
     ("changes", "count"),
-    [({}, 0), ({"source": "cordon-vault-b"}, 1), ({"type": "tmpfs"}, 1), ({"options": ["rw", "nosuid"]}, 2)],
+    [({}, 0), ({"source": "cordon-vault-b"}, 1), ({"type": "tmpfs"}, 1), ({"options": ["rw", "nosuid"]}, 3)],
 )
 def test_a_mount_that_is_not_the_agents_own_vault_is_named(changes, count):
     assert len(_facts_vault.mount_faults(MOUNT._replace(**changes), "a")) == count
+
+
+def test_a_mount_that_can_be_written_to_is_right_where_the_manifest_says_so():
+    written = MOUNT._replace(options=["nodev", "noexec", "nosuid", "rw"])
+    assert _facts_vault.mount_faults(written, "a") == ["option ro is missing"]
+    assert _facts_vault.mount_faults(written, "a", writable=True) == []
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ KEYS = st.one_of(
         + ["broker", "egress", "cidr", "inspect", "networks", "requests"]
         + ["port", "protocol", "log", "critical_apis", "limits", "cpu", "memory", "tasks"]
         + ["gpu", "devices", "monitoring", "silence", "mode", "read_write", "execute", "programs", "denied", "inner_sandbox"]
-        + ["burn_in", "days", "active_days", "replay", "unconfined"]
+        + ["burn_in", "days", "active_days", "replay", "unconfined", "vault", "unlock", "writable", "idle"]
     ),
     SCALARS,
 )
@@ -50,6 +50,7 @@ AGENTS = st.fixed_dictionaries(
         "denied": st.lists(TEXT, max_size=2),
         "burn_in": st.dictionaries(KEYS, ANYTHING, max_size=3),
         "secrets": st.lists(st.fixed_dictionaries({"name": TEXT}), max_size=2),
+        "vault": st.dictionaries(KEYS, SCALARS, max_size=3),
         "egress": st.lists(EGRESS, max_size=2),
         "limits": st.dictionaries(KEYS, SCALARS, max_size=3),
         "critical_apis": st.lists(HOSTS, max_size=2),

@@ -65,6 +65,7 @@ EVERY_KEY: dict[str, Any] = {
     "denied": ["/etc/fstab"],
     "inner_sandbox": "deny",
     "secrets": [{"name": "github_token", "tools": ["git"]}],
+    "vault": {"unlock": "operator", "writable": True, "idle": "30m"},
     "egress": [{"cidr": "192.0.2.7", "protocol": "ssh"}],
     "limits": {"cpu": "50%", "memory": "1G", "tasks": 64, "gpu": True, "devices": ["/dev/dri/renderD128"]},
     "monitoring": {"silence": "30m", "unconfined": "alert"},
@@ -89,6 +90,7 @@ def test_two_lines_make_an_agent() -> None:
             "denied": [],
             "inner_sandbox": "deny",
             "secrets": [],
+            "vault": {"unlock": "sealed", "writable": False, "idle": None},
             "egress": [],
             "critical_apis": [],
             "limits": {"cpu": "200%", "memory": "4G", "tasks": 512, "gpu": False, "devices": []},
@@ -105,7 +107,7 @@ def test_what_is_given_is_kept_in_one_form() -> None:
     assert list(agent["environment"]) == ["A", "B"]
     assert agent["secrets"] == [{"name": "github_token", "tools": ["git"], "broker": None}]
     assert agent["egress"] == [{"cidr": "192.0.2.7/32", "port": 22, "protocol": "tcp", "log": True}]
-    for key in ("programs", "denied", "inner_sandbox", "limits", "monitoring", "mode", "burn_in"):
+    for key in ("programs", "denied", "inner_sandbox", "vault", "limits", "monitoring", "mode", "burn_in"):
         assert agent[key] == EVERY_KEY[key]
 
 

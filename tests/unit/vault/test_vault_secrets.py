@@ -88,36 +88,6 @@ def test_only_what_differs_is_changed(
     assert [tuple(change) for change in secrets.changes(wanted, present, removed)] == changes
 
 
-@pytest.mark.parametrize(
-    ("names", "declared", "recorded", "removable", "foreign"),
-    [
-        (["a", "b"], ["a"], ["a", "b"], ["b"], []),
-        # What nobody recorded is the agent's own: in a vault that it may write to, it is never removed.
-        (["a", "mine"], ["a"], ["a"], [], ["mine"]),
-        (["a", "mine"], ["a"], [], [], ["mine"]),
-        # A temporary file of a write that died has the name of a secret in it; one of the agent's own has not.
-        ([".a.0123456789ab", ".b.0123456789ab"], ["a"], ["b"], [".a.0123456789ab", ".b.0123456789ab"], []),
-        ([".mine.0123456789ab", ".a.short", ".hidden"], ["a"], ["a"], [], [".mine.0123456789ab", ".a.short", ".hidden"]),
-        ([], ["a"], ["a", "b"], [], []),
-    ],
-)
-def test_only_managed_names_are_removed(
-    names: list[str], declared: list[str], recorded: list[str], removable: list[str], foreign: list[str]
-) -> None:
-    assert secrets.removable(names, declared, recorded) == removable
-    assert secrets.foreign(names, declared, recorded) == foreign
-
-
-some = st.lists(st.sampled_from(["a", "b", "mine", ".a.0123456789ab", ".mine.0123456789ab", ".."]), unique=True)
-
-
-@given(some, st.lists(st.sampled_from(["a", "b"]), unique=True), st.lists(st.sampled_from(["a", "b"]), unique=True))
-def test_no_name_is_both_the_agents_own_and_removed(names: list[str], declared: list[str], recorded: list[str]) -> None:
-    removed = set(secrets.removable(names, declared, recorded))
-    assert not removed & set(secrets.foreign(names, declared, recorded))
-    assert not removed & set(declared)
-
-
 values = st.dictionaries(st.text("ab", min_size=1, max_size=2), st.text(min_size=1, max_size=4), max_size=4)
 
 

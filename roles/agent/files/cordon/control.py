@@ -13,7 +13,7 @@ import sys
 from datetime import datetime, timedelta, timezone
 from typing import List
 
-from . import _checks, burn_in, denials, events, explain, gate, host, sessions, status
+from . import _checks, burn_in, denials, events, explain, gate, host, sessions, status, vaults
 
 DURATION = re.compile(r"([0-9]+)([smhd])")
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -62,6 +62,12 @@ def _denials(options: argparse.Namespace) -> int:
         ) from error
     print(json.dumps(found, indent=2) if options.json else denials.text(agent, options.since, found))
     return 0
+
+
+def _secrets(options: argparse.Namespace) -> int:
+    found = vaults.read([host.require(options.agent)] if options.agent else host.agents())
+    print(json.dumps(found, indent=2) if options.json else vaults.text(found))
+    return 0 if vaults.readable(found) else 1
 
 
 def _explain(options: argparse.Namespace) -> int:
@@ -117,6 +123,12 @@ def _parser() -> argparse.ArgumentParser:
     refused.add_argument("--since", type=since, default=since("1h"), help="30m, 4h, 2d or a UTC time; default 1h")
     refused.add_argument("--json", action="store_true", help="the same as data")
     refused.set_defaults(act=_denials)
+
+    kept = commands.add_parser("secrets", help="which secrets agents have, whether they can be read now, and how to open a"
+                               " closed vault; exit code 1 when one cannot be read")
+    kept.add_argument("agent", nargs="?", help="only this agent")
+    kept.add_argument("--json", action="store_true", help="the same as data")
+    kept.set_defaults(act=_secrets)
 
     why = commands.add_parser("explain", help="whether an agent may reach a host, which line decides, what would allow it;"
                               " exit code 1 when it may not")

@@ -1,0 +1,205 @@
+# Copyright: the cordon.agent_host authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""200 rounds: an agent's sessions begin and end by every cause that there is, and nothing is left of their secrets.
+
+Most rounds are made in the guest by vault_rounds.py, which looks after each for mounts, processes, keys and plaintext. For
+the reboots and losses of power the guest's disk is searched from outside, while the guest is off.
+"""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import json
+import os
+import shlex
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+TESTBED = Path(os.environ.get("CORDON_TESTBED", ""))
+REPOSITORY = os.environ.get("CORDON_REPOSITORY", "")
+sys.path.insert(0, f"{REPOSITORY}/tests")
+from testbed import guest
+
+GUEST = guest.Guest("agenthost-1", TESTBED / "agenthost-1")
+DISK = GUEST.directory / "disk.qcow2"
+SCRIPT = "/run/vault_rounds.py"
+CHUNK = 16 << 20
+
+# How often an agent goes through each cause.
+EACH = {
+    "clean stop": 5,
+    "restart, then stop": 4,
+    "session stopped by hand": 5,
+    "Ctrl-C in cordonctl run": 4,
+    "kill -9 of the agent, restarted": 2,
+    "kill -9 of the agent, then stop": 5,
+    "kill -9 of a session": 5,
+    "kill -9 of gocryptfs": 7,
+    "kill -9 of gocryptfs, two sessions": 4,
+    "SIGTERM to gocryptfs": 4,
+    "systemctl kill -s KILL of all units": 4,
+    "cgroup.kill of the slice": 4,
+    "kill -9 of agent and gocryptfs": 5,
+    "start refused by the preflight": 4,
+    "start of a missing command": 5,
+    "start with a damaged sealed key": 5,
+    "daemon-reexec, then stop": 3,
+    "umount by root": 4,
+    "vault unit stopped": 4,
+    "two sessions, service first": 4,
+    "two sessions, session first": 4,
+    "two sessions, both at once": 4,
+}
+# scout alone has a limit of memory that a guest can reach.
+ROUNDS = {"scout": {**EACH, "out of memory": 6}, "scribe": EACH}
+OUTSIDE = ("reboot", "loss of power, vault open", "loss of power, vault closed", "loss of power while it opens")
+
+Round = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def rounds(host: Any, request: pytest.FixtureRequest) -> list[Round]:
+    """Every round, those of the two agents side by side; the table is printed when all are over."""
+    host.check_output(f"printf %s {shlex.quote((HERE / 'vault_rounds.py').read_text())} > {SCRIPT}")
+    found: list[Round] = []
+    workers = [threading.Thread(target=_inside, args=(name, found)) for name in ROUNDS]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    host.check_output(f"rm {SCRIPT}")
+    found += [_outside(host, cause) for cause in OUTSIDE]
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print(table(found))
+    return found
+
+
+def ssh(command: str, stdin: str = "", patience: float = 1800) -> subprocess.CompletedProcess[str]:
+    argv = ["ssh", "-F", str(TESTBED / "ssh_config"), "agenthost-1", command]
+    return subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=patience, check=False)
+
+
+def _inside(name: str, found: list[Round]) -> None:
+    begun = time.monotonic()
+    done = ssh(f"python3 -B {SCRIPT} {name}", json.dumps(ROUNDS[name]))
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    found += [row for row in rows if "cause" in row]
+    if done.returncode:
+        found.append({"agent": name, "cause": "(the script itself)", "seconds": time.monotonic() - begun, "left": [],
+                      "wrong": [done.stderr[-2000:]]})
+
+
+# --- From outside --------------------------------------------------------------------------------------
+
+
+def _outside(host: Any, cause: str) -> Round:
+    """One round that the guest does not live to see the end of."""
+    _eventually(_digests, 180)
+    begun, wrong, left = time.monotonic(), [], []
+    before, wanted = _digests(), _needles()
+    if cause == "reboot":
+        subprocess.run(["make", "-s", "-C", REPOSITORY, "vm-reboot", f"TESTBED_DIR={TESTBED}"], check=True)
+    else:
+        _prepare(cause)
+        # QEMU closes the disk's image on SIGTERM; what the guest had in its own memory is gone, as in a loss of power.
+        guest.stop(GUEST)
+        left = _on_disk(wanted)
+        guest.boot_again(GUEST, "")
+        guest.wait(GUEST, time.monotonic(), 600)
+    try:
+        _eventually(lambda: _digests() == before, 180)
+    except AssertionError:
+        wrong.append(f"the secrets are not as they were: {_digests()}")
+    left += _on_disk(wanted)
+    return {"agent": "scribe", "cause": cause, "seconds": time.monotonic() - begun, "left": left, "wrong": wrong}
+
+
+def _prepare(cause: str) -> None:
+    """Bring the vault of scribe into the state in which the power is lost."""
+    if cause == "loss of power, vault open":
+        ssh("sync")
+    elif cause == "loss of power, vault closed":
+        ssh("systemctl stop cordon-agent@scribe; sync")
+    else:
+        ssh("systemctl stop cordon-agent@scribe; systemctl start --no-block cordon-agent@scribe; sleep 0.3")
+
+
+def _digests() -> dict[str, str]:
+    """SHA-256 of each secret of scribe in its open vault; {} while it is closed."""
+    done = ssh("cd /srv/agents/scribe/.vault && find . -type f -exec sha256sum {} +")
+    return {name: digest for digest, name in (line.split() for line in done.stdout.splitlines())}
+
+
+def _needles() -> dict[str, bytes]:
+    """What may not be on the disk: the secret, the vault's key, its master key."""
+    unseal = "systemd-creds decrypt --name=cordon-vault-scribe /etc/cordon/vault/scribe.cred -"
+    key = ssh(unseal).stdout.strip()
+    master = ssh("gocryptfs-xray -dumpmasterkey /var/lib/cordon/vault/scribe/gocryptfs.conf", key).stdout.strip()
+    assert len(key) == 64 and len(master) == 64
+    value = ssh("cat /srv/agents/scribe/.vault/notes_key").stdout
+    return {"secret": value.encode(), "vault key": key.encode(), "master key": bytes.fromhex(master),
+            "master key, hexadecimal": master.encode()}
+
+
+def _on_disk(wanted: dict[str, bytes]) -> list[str]:
+    """What the guest's disk holds of it: every block that it ever wrote, also those that no file has any more."""
+    overlap, before, found = max(map(len, wanted.values())), b"", set()
+    with DISK.open("rb") as disk:
+        while block := disk.read(CHUNK):
+            text = before + block
+            found |= {name for name, needle in wanted.items() if needle in text}
+            before = text[-overlap:]
+    return [f"{name} on the guest's disk" for name in sorted(found)]
+
+
+def _eventually(probe: Callable[[], Any], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not probe():
+        assert time.monotonic() < end, f"not within {seconds} s"
+        time.sleep(1)
+
+
+# --- What must hold ------------------------------------------------------------------------------------
+
+
+def table(found: list[Round]) -> str:
+    """Causes, rounds, what was left and lost, seconds."""
+    by_cause: dict[str, list[Round]] = collections.defaultdict(list)
+    for each in found:
+        by_cause[each["cause"]].append(each)
+    head = f"{'cause':40}{'rounds':>8}{'leftovers':>11}{'wrong':>7}{'seconds each':>14}"
+    lines = [f"{cause:40}{len(its):8}{sum(len(one['left']) for one in its):11}{sum(len(one['wrong']) for one in its):7}"
+             f"{sum(one['seconds'] for one in its) / len(its):14.1f}" for cause, its in by_cause.items()]
+    total = f"{'all':40}{len(found):8}{sum(len(one['left']) for one in found):11}{sum(len(one['wrong']) for one in found):7}"
+    return "\n".join(["", head, *lines, total])
+
+
+def test_there_were_200_rounds_of_every_cause(rounds: list[Round]) -> None:
+    assert len(rounds) >= 200
+    assert {each["cause"] for each in rounds} == {*ROUNDS["scout"], *OUTSIDE}
+
+
+def test_nothing_was_left(rounds: list[Round]) -> None:
+    assert [each for each in rounds if each["left"]] == []
+
+
+def test_no_secret_was_lost_and_each_cause_did_what_it_says(rounds: list[Round]) -> None:
+    assert [each for each in rounds if each["wrong"]] == []
+
+
+def test_the_search_of_the_disk_finds_what_is_there(host: Any, rounds: list[Round]) -> None:
+    """Text that the guest writes to a file, and removes again, is found on its disk."""
+    token = hashlib.sha256(str(time.time()).encode()).hexdigest()
+    host.check_output(f"printf %s {token} > /var/tmp/planted && sync && rm /var/tmp/planted")
+    time.sleep(2)
+    assert _on_disk({"token": token.encode()}) == ["token on the guest's disk"]

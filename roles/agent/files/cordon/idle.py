@@ -1,0 +1,127 @@
+# Copyright: the cordon.agent_host authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""cordon-idle@NAME.service: what of an agent does nothing for `vault.idle` is ended, and its vault closes with the last.
+
+    python3 -m cordon.idle NAME
+
+Looks once a minute at the agent's service and at each of its sessions. One that has used less than BUSY of processor time
+since the last look, and at whose terminal nothing was typed, did nothing.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import sys
+import time
+from typing import Any, Dict, List, Mapping, NamedTuple
+
+from . import host
+from ._manifest_values import duration_seconds
+
+SLICES = "/sys/fs/cgroup/cordon.slice"
+PERIOD = 60.0  # seconds between looks
+# Microseconds of processor time between two looks. The timers of a program that waits, such as the pings of an open
+# connection, need a few milliseconds a minute; the start of one program needs more.
+BUSY = 100_000
+TERMINALS = range(136, 144)  # major numbers of /dev/pts (Linux's admin-guide/devices.txt)
+
+
+class Seen(NamedTuple):
+    """What a unit has done so far: processor time in microseconds, and when its terminal was last read from (ns)."""
+
+    used: int
+    typed: int
+
+
+class Patience:
+    """Since when each unit has done nothing."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._last: Dict[str, Seen] = {}
+        self._since: Dict[str, float] = {}
+
+    def spent(self, seen: Mapping[str, Seen], now: float) -> List[str]:
+        """The units that have done nothing for long enough; now: seconds of a clock that nobody sets."""
+        for unit, one in seen.items():
+            last = self._last.get(unit)
+            if last is None or one.used - last.used >= BUSY or one.typed != last.typed:
+                self._since[unit] = now
+        self._last = dict(seen)
+        self._since = {unit: self._since[unit] for unit in seen}
+        return sorted(unit for unit in seen if now - self._since[unit] >= self._seconds)
+
+
+def units(agent: str, slices: str = SLICES) -> Dict[str, Seen]:
+    """What runs of an agent, by unit."""
+    ours = re.compile(rf"cordon-(agent@{agent}|session-{agent}-[0-9a-f]+)\.service")
+    found = {}
+    for place in glob.glob(f"{slices}/cordon-{agent}.slice/*.service"):
+        if ours.fullmatch(os.path.basename(place)):
+            try:
+                found[os.path.basename(place)] = Seen(_used(place), _typed(place))
+            except FileNotFoundError:
+                pass  # it ended meanwhile
+    return found
+
+
+def _used(place: str) -> int:
+    with open(f"{place}/cpu.stat", encoding="ascii") as file:
+        rows: Dict[str, str] = dict(line.split() for line in file)
+    return int(rows["usage_usec"])
+
+
+def _typed(place: str) -> int:
+    """When one of its processes last took input from the terminal that is its standard input; 0 without a terminal."""
+    with open(f"{place}/cgroup.procs", encoding="ascii") as file:
+        return max((_input(pid) for pid in file.read().split()), default=0)
+
+
+def _input(pid: str) -> int:
+    try:
+        found = os.stat(f"/proc/{pid}/fd/0")
+    except OSError:
+        return 0
+    # The kernel dates a terminal by what is read from it, to eight seconds (tty_update_time() in drivers/tty/tty_io.c).
+    return found.st_atime_ns if os.major(found.st_rdev) in TERMINALS else 0
+
+
+def end(unit: str, idle: str) -> None:
+    """End a unit; one that systemd will not end stays, and is tried again at the next look."""
+    code, _out, error = host.run(["systemctl", "stop", "--no-block", unit])
+    print(f"{unit} did nothing for {idle}, as vault.idle says: " + ("ended" if code == 0 else f"not ended: {error.strip()}"),
+          flush=True)
+
+
+def watch(agent: Mapping[str, Any]) -> None:
+    """Look until nothing of the agent is left."""
+    idle = agent["vault"]["idle"]
+    patience = Patience(duration_seconds(idle))
+    while True:
+        time.sleep(PERIOD)
+        seen = units(agent["name"])
+        if not seen:
+            return
+        for unit in patience.spent(seen, time.monotonic()):
+            end(unit, idle)
+
+
+def main(arguments: List[str]) -> int:
+    """idle NAME; exit code 2 where the manifest of this host does not say after what time."""
+    (name,) = arguments
+    try:
+        agent = host.require(name)
+        if not agent.get("vault", {}).get("idle"):
+            raise host.HostError(f"the manifest has no vault.idle for agent {name}")
+        watch(agent)
+    except host.HostError as error:
+        print(f"cordon-idle: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
