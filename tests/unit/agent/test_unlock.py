@@ -231,9 +231,12 @@ def test_passwords_that_are_none_are_refused(monkeypatch, capsys, text):
     assert '{"AGENT": "PASSWORD"}' in capsys.readouterr().err
 
 
-def test_the_locked_ones_are_listed(capsys):
-    assert control.main(["unlock", "--locked"]) == 0
-    assert capsys.readouterr().out == "notary\n"
+def test_the_vaults_of_operators_are_listed(monkeypatch, capsys):
+    assert control.main(["unlock", "--list"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"notary": "locked"}
+    monkeypatch.setattr(unlock, "is_open", lambda entry: True)
+    assert control.main(["unlock", "--list"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"notary": "open"}
 
 
 def test_a_terminal_does_not_show_what_is_typed(monkeypatch):

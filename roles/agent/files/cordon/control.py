@@ -94,8 +94,8 @@ def _shell(options: argparse.Namespace) -> int:
 
 def _unlock(options: argparse.Namespace) -> int:
     try:
-        if options.locked:
-            print("\n".join(unlock.closed()))
+        if options.list:
+            print(json.dumps(unlock.states(), indent=2))
             return 0
         if options.json:
             return unlock.several()
@@ -156,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     opening.add_argument("agent", nargs="?")
     opening.add_argument("--json", action="store_true", help='several: {"AGENT": "PASSWORD"} on standard input, outcomes as data')
-    opening.add_argument("--locked", action="store_true", help="only name the agents whose vaults wait for an operator")
+    opening.add_argument("--list", action="store_true", help="only tell which vaults an operator opens, and which are locked")
     opening.set_defaults(act=_unlock)
 
     run = commands.add_parser(

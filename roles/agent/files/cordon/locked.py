@@ -164,7 +164,8 @@ def swap() -> int:
     if not clear:
         return 0
     print(f"swap lies on a disk in the clear ({', '.join(clear)}), and this kernel does not keep the unit's memory out of it: "
-          "swapoff -a, or encrypt it (crypttab(5), option swap), or boot with cgroup v2 and its memory controller", file=sys.stderr)
+          "swapoff -a, or encrypt it (crypttab(5), option swap), or boot with cgroup v2 and its memory controller",
+          file=sys.stderr)
     return 1
 
 

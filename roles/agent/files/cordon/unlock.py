@@ -17,7 +17,7 @@ import sys
 import termios
 import time
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, Mapping
+from typing import Any, Dict, Iterator, Mapping
 
 from . import _facts_memory, _mountinfo, host, locked
 from ._facts_source import Source
@@ -55,9 +55,10 @@ def several() -> int:
     return 0 if all(outcome["open"] for outcome in found.values()) else 1
 
 
-def closed() -> List[str]:
-    """The agents of this host whose vaults an operator must open, and that are closed."""
-    return [entry["name"] for entry in host.agents() if locked.unlock_of(entry) == "operator" and not is_open(entry)]
+def states() -> Dict[str, str]:
+    """locked or open, for each agent of this host whose vault an operator opens."""
+    entries = [entry for entry in host.agents() if locked.unlock_of(entry) == "operator"]
+    return {entry["name"]: "open" if is_open(entry) else "locked" for entry in entries}
 
 
 def _outcome(agent: str, password: bytearray) -> Dict[str, Any]:
