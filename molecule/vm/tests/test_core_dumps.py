@@ -26,7 +26,8 @@ LOWERED = "resource.setrlimit(resource.RLIMIT_CORE, (0, 0))"
 def handler(host: Any) -> Iterator[None]:
     """A core handler that keeps all it gets, by the name of the program's user."""
     before = host.check_output("cat /proc/sys/kernel/core_pattern")
-    host.check_output(f"mkdir -m 0700 -p {PLACE} && printf %s {shlex.quote(HANDLER)} > {PLACE}/handler && chmod 0700 {PLACE}/handler")
+    program = f"{PLACE}/handler"
+    host.check_output(f"mkdir -m 0700 -p {PLACE} && printf %s {shlex.quote(HANDLER)} > {program} && chmod 0700 {program}")
     host.check_output(f"echo '|{PLACE}/handler %u' > /proc/sys/kernel/core_pattern")
     yield
     host.check_output(f"printf %s {shlex.quote(before)} > /proc/sys/kernel/core_pattern; rm -r {PLACE}")
