@@ -55,6 +55,11 @@ def prune(seen: Dict[str, Dict[str, str]], agents: List[str]) -> List[Step]:
     return steps + [["stop", f"cordon-{agent}.slice"] for agent in sorted(gone)]
 
 
+def _starting(state: Dict[str, str]) -> bool:
+    """Whether systemd has the start of a unit on its list already; it waits for something."""
+    return state.get("Job", "0") not in ("", "0")
+
+
 def start(seen: Dict[str, Dict[str, str]], agents: List[str], restart: List[str]) -> List[Step]:
     """Enable, start or restart the services of the listed agents; reload systemd first where it must."""
     steps: List[Step] = []
@@ -72,3 +77,10 @@ def start(seen: Dict[str, Dict[str, str]], agents: List[str], restart: List[str]
         elif agent in restart:
             steps.append(["restart", unit])
     return steps
+
+
+def not_awaited(seen: Dict[str, Dict[str, str]], agents: List[str], restart: List[str], no_wait: List[str]) -> List[Step]:
+    """Like start(), without waiting for the start of agents in no_wait: a person has to unlock their vaults first."""
+    steps = start(seen, [agent for agent in agents if agent not in no_wait or not _starting(seen.get(service(agent), {}))], restart)
+    units = {service(agent) for agent in no_wait}
+    return [[step[0], "--no-block", *step[1:]] if step[0] in ("start", "restart") and step[-1] in units else step for step in steps]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
@@ -32,6 +33,7 @@ def fixture_manifest(tmp_path, monkeypatch):
     path.write_text(json.dumps({"agents": [SEALED, NOTARY, OLD]}))
     monkeypatch.setattr(host, "MANIFEST", str(path))
     monkeypatch.setattr(locked, "DIRECTORY", str(tmp_path / "unlock"))
+    monkeypatch.setattr(locked, "LOCK", str(tmp_path / "%s.lock"))
     monkeypatch.setattr(unlock, "lock_memory", lambda: None)  # the test's own process goes on, and must be seen in a debugger
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     return path
@@ -200,6 +202,33 @@ def test_the_agent_is_started_where_nothing_waits_yet(monkeypatch, tmp_path):
     assert control.main(["unlock", "notary"]) == 0
     assert ["systemctl", "start", "--no-block", "cordon-agent@notary.service"] in calls
     assert units[0].ended() == 0
+
+
+def test_nothing_is_started_where_the_vault_is_about_to_ask(monkeypatch, tmp_path):
+    units = []
+
+    def run(argv, data=None):
+        assert argv[1] == "show", "somebody else needs the vault, the agent is not to be started"
+        units.append(Unit(tmp_path))
+        return 0, "ActiveState=activating\nJob=123\n", ""
+
+    monkeypatch.setattr(host, "run", run)
+    given(monkeypatch, PASSWORD)
+    assert control.main(["unlock", "notary"]) == 0
+    assert units[0].ended() == 0
+
+
+def test_while_a_run_changes_the_vault_no_password_is_tried_or_counted(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(locked, "LOCKED_FOR", 0.2)
+    unit = Unit(tmp_path)
+    with open(locked.LOCK % "notary", "ab") as changing:
+        fcntl.flock(changing, fcntl.LOCK_EX)
+        given(monkeypatch, PASSWORD)
+        assert control.main(["unlock", "notary"]) == 1
+        assert "a run of the role changes it" in capsys.readouterr().err
+        assert unit.tries() == 0
+    unlock._must_open(NOTARY, bytearray(PASSWORD.encode()))
+    assert unit.ended() == 0
 
 
 def test_a_start_that_is_refused_or_asks_nothing_is_told(monkeypatch, capsys):

@@ -14,12 +14,14 @@ a pipe, and its buffer is overwritten. The kernel swaps out neither sockets nor 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
 import struct
 import subprocess
 import sys
+import time
 from contextlib import contextmanager, suppress
 from typing import Any, Dict, Iterator, List
 
@@ -31,6 +33,9 @@ LONGEST = 1024  # bytes of a password
 ATTEMPTS = 5  # wrong passwords before the start fails; the next unlock starts it again
 PATIENCE = 10  # seconds that a caller has to send; it connects only when it has the password
 EXTENDED_BY = 120  # seconds, asked for every quarter of it
+LOCK = "/var/lib/cordon/vault/.%s.lock"  # held alone by a run that changes what opens the vault, or writes to it
+LOCKED_FOR = 60.0  # seconds that such a run is waited for
+BUSY = 75  # EX_TEMPFAIL, sysexits.h
 WRONG_PASSWORD = 12  # gocryptfs, internal/exitcodes/exitcodes.go
 
 
@@ -48,9 +53,10 @@ def wait(agent: str, command: List[str], directory: str = DIRECTORY) -> int:
                 password = _received(caller)
                 if not password:
                     continue
-                left -= 1
-                answer = _answer(_open(command, password), left)
-                left = 0 if not answer["again"] else left
+                code = _open(LOCK % agent, command, password)
+                left -= code == WRONG_PASSWORD
+                answer = _answer(code, left)
+                left = left if answer["again"] else 0
                 _reply(caller, answer)
                 if answer["opened"]:
                     return 0
@@ -62,6 +68,8 @@ def _answer(code: int, left: int) -> Dict[str, Any]:
     """What the caller is told of gocryptfs's exit code. again: whether the vault goes on waiting."""
     if code == 0:
         return {"opened": True, "again": False, "message": "opened"}
+    if code == BUSY:
+        return {"opened": False, "again": True, "message": f"a run of the role changes it; try again ({LOCKED_FOR:.0f} s waited)"}
     if code != WRONG_PASSWORD:
         # gocryptfs's own words are in the journal: it keeps the output that it was given for as long as it runs.
         return {"opened": False, "again": False, "message": f"gocryptfs could not open it (exit code {code})"}
@@ -130,8 +138,16 @@ def _received(caller: socket.socket) -> bytearray:
     return buffer
 
 
-def _open(command: List[str], password: bytearray) -> int:
-    """Run gocryptfs with the password on its standard input; its exit code. The buffer is empty afterwards."""
+def _open(lock: str, command: List[str], password: bytearray) -> int:
+    """Run gocryptfs with the password on its standard input; its exit code, or BUSY. The buffer is empty afterwards."""
+    try:
+        with open(lock, "ab") as guard:
+            return _typed_in(command, password) if _shared(guard.fileno()) else BUSY
+    finally:
+        wipe(password)
+
+
+def _typed_in(command: List[str], password: bytearray) -> int:
     # bufsize=0: no Python object in between keeps a copy.
     with subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0) as child:
         try:
@@ -139,10 +155,22 @@ def _open(command: List[str], password: bytearray) -> int:
         except BrokenPipeError:
             pass  # it ended before it asked: its exit code says why
         finally:
-            wipe(password)
             if child.stdin:
                 child.stdin.close()
         return child.wait()
+
+
+def _shared(guard: int) -> bool:
+    """Keep others from changing what opens the vault meanwhile. gocryptfs does not inherit this (PEP 446)."""
+    end = time.monotonic() + LOCKED_FOR
+    while True:
+        try:
+            fcntl.flock(guard, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > end:
+                return False
+        time.sleep(0.1)
 
 
 def wipe(buffer: bytearray) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import socket
 import sys
 import termios
@@ -113,20 +114,27 @@ def lock_memory() -> None:
 
 
 def _await_question(agent: str) -> None:
-    """Have the vault's unit wait for the password: it does since the agent's start, or is started now."""
+    """Have the vault's unit wait for the password: it does since something started that needs it, or the agent is started now."""
     if _connects(agent):
         return
     unit = f"cordon-agent@{agent}.service"
-    host.run(["systemctl", "reset-failed", unit, f"cordon-vault@{agent}.service"])
-    rc, _out, err = host.run(["systemctl", "start", "--no-block", unit])
-    if rc != 0:
-        raise Refused(f"{unit} cannot be started: {err.strip()}")
+    if not _starts(f"cordon-vault@{agent}.service"):
+        host.run(["systemctl", "reset-failed", unit, f"cordon-vault@{agent}.service"])
+        rc, _out, err = host.run(["systemctl", "start", "--no-block", unit])
+        if rc != 0:
+            raise Refused(f"{unit} cannot be started: {err.strip()}")
     end = time.monotonic() + STARTED_WITHIN
     while not _connects(agent):
         if time.monotonic() > end:
             raise Refused(f"nothing asked for the password of agent {agent} within {STARTED_WITHIN} s: systemctl status {unit}; "
                           f"journalctl -u cordon-vault@{agent} -n 30")
         time.sleep(0.2)
+
+
+def _starts(unit: str) -> bool:
+    """Whether a unit is about to start, for whoever that may be."""
+    _rc, shown, _err = host.run(["systemctl", "show", "--property=ActiveState,Job", unit])
+    return "ActiveState=activating" in shown or bool(re.search(r"^Job=[1-9]", shown, re.MULTILINE))
 
 
 def _connects(agent: str) -> bool:
