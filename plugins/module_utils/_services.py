@@ -81,6 +81,9 @@ def start(seen: Dict[str, Dict[str, str]], agents: List[str], restart: List[str]
 
 def not_awaited(seen: Dict[str, Dict[str, str]], agents: List[str], restart: List[str], no_wait: List[str]) -> List[Step]:
     """Like start(), without waiting for the start of agents in no_wait: a person has to unlock their vaults first."""
-    steps = start(seen, [agent for agent in agents if agent not in no_wait or not _starting(seen.get(service(agent), {}))], restart)
     units = {service(agent) for agent in no_wait}
-    return [[step[0], "--no-block", *step[1:]] if step[0] in ("start", "restart") and step[-1] in units else step for step in steps]
+    waiting = {unit for unit in units if _starting(seen.get(unit, {}))}
+    return [
+        [step[0], "--no-block", *step[1:]] if step[0] in ("start", "restart") and step[-1] in units else step
+        for step in start(seen, [agent for agent in agents if service(agent) not in waiting], restart)
+    ]
