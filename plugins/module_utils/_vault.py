@@ -19,6 +19,7 @@ CIPHERS = "/var/lib/cordon/vault"
 KEYS = "/etc/cordon/vault"
 # Where systemd-creds is missing: what its own /var/lib/systemd/credential.secret is to it.
 HOST_SECRET = "/var/lib/cordon/vault-host.secret"
+TPM = "/dev/tpmrm0"  # the TPM 2.0, as the kernel shares it out
 _OPENSSL = ["-aes-256-cbc", "-pbkdf2", "-a", "-A", "-pass", f"file:{HOST_SECRET}"]
 _OPENSSL_MARK = "U2FsdGVkX1"  # "Salted__" in base64: openssl-enc(1)
 
@@ -176,14 +177,19 @@ def program(seal: str, has_systemd_creds: bool) -> str:
     return "systemd-creds"
 
 
-def seal_argv(place: Place, seal: str, with_program: str) -> List[str]:
+def seal_argv(place: Place, seal: str, with_program: str, has_tpm: bool = False) -> List[str]:
     """Seal standard input to standard output; systemd-creds checks the name inside when it unseals.
+
+    auto is resolved here: systemd's own passes over a TPM that the firmware does not announce, so that on a host with a
+    BIOS it would take the host key alone (seen with 252), and nobody would know.
 
     --tpm2-pcrs= : bind to this machine's TPM where there is one, but to none of its measurements: a
     firmware update would change them and lock the vault for ever.
     """
     if with_program == "openssl":
         return ["openssl", "enc", "-e", *_OPENSSL]
+    if seal == "auto":
+        seal = "host+tpm2" if has_tpm else "host"
     binding = [] if seal == "host" else ["--tpm2-pcrs="]
     return ["systemd-creds", "encrypt", f"--with-key={seal}", *binding, f"--name={place.source}", "-", "-"]
 

@@ -162,7 +162,7 @@ class Worker:
         if self._program == "openssl" and not os.path.lexists(_vault.HOST_SECRET):
             os.makedirs(os.path.dirname(_vault.HOST_SECRET), mode=0o755, exist_ok=True)
             _write(_vault.HOST_SECRET, secrets.token_hex(32))
-        argv = _vault.seal_argv(self._place, self._seal_with, self._program)
+        argv = _vault.seal_argv(self._place, self._seal_with, self._program, os.path.exists(_vault.TPM))
         _write(self._place.key, self._must(argv, data=secrets.token_hex(32)))
 
     def _create(self) -> None:
