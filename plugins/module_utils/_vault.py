@@ -183,14 +183,15 @@ def seal_argv(place: Place, seal: str, with_program: str, has_tpm: bool = False)
     auto is resolved here: systemd's own passes over a TPM that the firmware does not announce, so that on a host with a
     BIOS it would take the host key alone (seen with 252), and nobody would know.
 
-    --tpm2-pcrs= : bind to this machine's TPM where there is one, but to none of its measurements: a
-    firmware update would change them and lock the vault for ever.
+    PCR 16: bind to this machine's TPM where there is one, but to none of its measurements, since a firmware update would
+    change them and lock the vault for ever. 16 is for debugging: nothing measures into it. An empty list would say the
+    same, but what 252 seals so, it refuses to unseal ("TPM2 PCR bank invalid or not supported", seen).
     """
     if with_program == "openssl":
         return ["openssl", "enc", "-e", *_OPENSSL]
     if seal == "auto":
         seal = "host+tpm2" if has_tpm else "host"
-    binding = [] if seal == "host" else ["--tpm2-pcrs="]
+    binding = [] if seal == "host" else ["--tpm2-pcrs=16"]
     return ["systemd-creds", "encrypt", f"--with-key={seal}", *binding, f"--name={place.source}", "-", "-"]
 
 

@@ -24,4 +24,4 @@ PLACE = vault.Place("scout", "agent-scout", "/srv/agents/scout")
 def test_auto_uses_the_tpm_that_is_there(seal, has_tpm, key):
     argv = vault.seal_argv(PLACE, seal, "systemd-creds", has_tpm)
     assert f"--with-key={key}" in argv
-    assert ("--tpm2-pcrs=" in argv) == ("tpm2" in key)
+    assert ("--tpm2-pcrs=16" in argv) == ("tpm2" in key)
