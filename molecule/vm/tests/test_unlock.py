@@ -149,7 +149,7 @@ def test_the_password_is_in_no_file_and_in_no_memory_afterwards(host: Any, waiti
 
 
 def test_a_session_waits_too_and_says_so(host: Any, waiting: None) -> None:
-    host.check_output(f"systemctl stop {AGENT}; while [ -e {SOCKET} ]; do sleep 0.2; done")
+    host.check_output(f"systemctl stop {AGENT} {VAULT}; while [ -e {SOCKET} ]; do sleep 0.2; done")
     host.check_output(f"(setsid cordonctl run scribe -- cat {POINT}/notes_key > {AWAY}/out 2> {AWAY}/err < /dev/null &)")
     host.check_output(f"for _ in $(seq 100); do [ -e {SOCKET} ] && break; sleep 0.2; done")
     assert "cordonctl unlock scribe" in host.file(f"{AWAY}/err").content_string
@@ -159,7 +159,7 @@ def test_a_session_waits_too_and_says_so(host: Any, waiting: None) -> None:
 
 
 def test_who_gives_up_waiting_leaves_nothing(host: Any, waiting: None) -> None:
-    host.check_output(f"timeout 30 systemctl stop {AGENT}")
+    host.check_output(f"timeout 30 systemctl stop {AGENT} {VAULT}")
     host.check_output(f"for _ in $(seq 100); do [ -e {SOCKET} ] || break; sleep 0.2; done")
     assert not host.file(SOCKET).exists
     assert shown(host, VAULT, "ActiveState") in ("inactive", "failed")

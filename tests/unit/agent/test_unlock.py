@@ -218,6 +218,21 @@ def test_nothing_is_started_where_the_vault_is_about_to_ask(monkeypatch, tmp_pat
     assert units[0].ended() == 0
 
 
+def test_a_unit_that_is_still_failing_is_waited_for_and_then_started_anew(monkeypatch, tmp_path):
+    units, states = [], ["deactivating", "deactivating", "failed"]
+
+    def run(argv, data=None):
+        if argv[1] == "start":
+            assert not states
+            units.append(Unit(tmp_path))
+        return 0, f"ActiveState={states.pop(0)}\nJob=0\n" if argv[1] == "show" else "", ""
+
+    monkeypatch.setattr(host, "run", run)
+    given(monkeypatch, PASSWORD)
+    assert control.main(["unlock", "notary"]) == 0
+    assert units[0].ended() == 0
+
+
 def test_while_a_run_changes_the_vault_no_password_is_tried_or_counted(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(locked, "LOCKED_FOR", 0.2)
     unit = Unit(tmp_path)

@@ -115,26 +115,30 @@ def lock_memory() -> None:
 
 def _await_question(agent: str) -> None:
     """Have the vault's unit wait for the password: it does since something started that needs it, or the agent is started now."""
-    if _connects(agent):
-        return
-    unit = f"cordon-agent@{agent}.service"
-    if not _starts(f"cordon-vault@{agent}.service"):
-        host.run(["systemctl", "reset-failed", unit, f"cordon-vault@{agent}.service"])
-        rc, _out, err = host.run(["systemctl", "start", "--no-block", unit])
-        if rc != 0:
-            raise Refused(f"{unit} cannot be started: {err.strip()}")
+    unit, vault, asked = f"cordon-agent@{agent}.service", f"cordon-vault@{agent}.service", False
     end = time.monotonic() + STARTED_WITHIN
     while not _connects(agent):
+        # A unit that has just failed for too many wrong passwords is still on its way down.
+        if not asked and not _starts(vault):
+            _start(unit, vault)
+            asked = True
         if time.monotonic() > end:
-            raise Refused(f"nothing asked for the password of agent {agent} within {STARTED_WITHIN} s: systemctl status {unit}; "
-                          f"journalctl -u cordon-vault@{agent} -n 30")
+            raise Refused(f"nothing asked for the password of agent {agent} within {STARTED_WITHIN} s: "
+                          f"systemctl status {unit}; journalctl -u {vault} -n 30")
         time.sleep(0.2)
+
+
+def _start(unit: str, vault: str) -> None:
+    host.run(["systemctl", "reset-failed", unit, vault])
+    rc, _out, err = host.run(["systemctl", "start", "--no-block", unit])
+    if rc != 0:
+        raise Refused(f"{unit} cannot be started: {err.strip()}")
 
 
 def _starts(unit: str) -> bool:
     """Whether a unit is about to start, for whoever that may be."""
     _rc, shown, _err = host.run(["systemctl", "show", "--property=ActiveState,Job", unit])
-    return "ActiveState=activating" in shown or bool(re.search(r"^Job=[1-9]", shown, re.MULTILINE))
+    return bool(re.search(r"^(ActiveState=(de)?activating|Job=[1-9])", shown, re.MULTILINE))
 
 
 def _connects(agent: str) -> bool:
