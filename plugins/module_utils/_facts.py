@@ -15,7 +15,7 @@ collect() returns
     allow_unenforced  [str]    what the operator accepted to live without
     unreadable        {what: why}  every file and command that could not be read
     expected          {apparmor: {profile: {mode, hash}}|null, firewall: str|null}
-    os, kernel, swap, sysctl   see _facts_host.py
+    os, kernel, swap, sysctl, memory   see _facts_host.py
     files             {records, code, logs: [metadata]}         see _facts_host.py
     apparmor          see _facts_apparmor.py
     audit             see _facts_audit.py

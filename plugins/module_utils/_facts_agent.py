@@ -65,7 +65,7 @@ def read(view: View, entry: Mapping[str, Any]) -> Dict[str, Any]:
         "audit": {"rules": rules, "calls": _facts_audit.system_calls(rules)},
         "firewall": {"bound": _bound(view.host["firewall"]["uids"], uid)},
         "limits": _facts_limits.read(view.source, view.units, name),
-        "vault": _facts_vault.read(view.source, entry, view.preflight),
+        "vault": _facts_vault.read(view.source, entry, view.preflight, view.host["swap"]),
         "home": {"top": view.source.metadata(entry["home"]), "ssh": view.source.metadata(entry["home"] + "/.ssh")},
     }
 

@@ -1,11 +1,11 @@
 # Copyright: the cordon.agent_host authors
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Facts of the machine: system, kernel, swap, sysctls, and who may write our files.
+"""Facts of the machine: system, kernel, memory and disk, sysctls, and who may write our files.
 
 os      {id, version_id, pretty_name}
 kernel  {release, boot_id}       boot_id changes with every boot and with nothing else
-swap    [{device, kind}]|null    an agent's secrets must not reach a disk
+swap, memory   ways on which memory reaches a disk: see _facts_memory.py; memory is left out in a preflight
 sysctl  {name: str|null}
 files   {records, code, logs: [metadata of _facts_source]|null}   left out in a preflight
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 from typing import Any, Dict, List, Optional
 
+from . import _facts_memory
 from ._facts_source import Source
 
 SYSCTLS = ("kernel.yama.ptrace_scope", "dev.tty.legacy_tiocsti", "kernel.dmesg_restrict", "fs.suid_dumpable",
@@ -25,14 +26,16 @@ OS_KEYS = {"ID": "id", "VERSION_ID": "version_id", "PRETTY_NAME": "pretty_name"}
 
 def read(source: Source, preflight: bool) -> Dict[str, Any]:
     """Return the facts of this module (shape: module docstring)."""
+    areas = _facts_memory.swaps(source)
     facts: Dict[str, Any] = {
         "os": parse_os_release(source.text("/etc/os-release")),
         "kernel": {"release": source.word("/proc/sys/kernel/osrelease"),
                    "boot_id": source.word("/proc/sys/kernel/random/boot_id")},
-        "swap": parse_swaps(source.text("/proc/swaps")),
+        "swap": areas,
         "sysctl": {name: _sysctl(source, name) for name in SYSCTLS},
     }
     if not preflight:
+        facts["memory"] = _facts_memory.read(source, areas)
         facts["files"] = {name: tree(source, top) for name, top in TREES.items()}
     return facts
 
@@ -45,14 +48,6 @@ def parse_os_release(text: Optional[str]) -> Dict[str, Optional[str]]:
         if separator and key in OS_KEYS:
             found[OS_KEYS[key]] = value.strip().strip("\"'")
     return found
-
-
-def parse_swaps(text: Optional[str]) -> Optional[List[Dict[str, str]]]:
-    """Return the swap areas in use; zram is memory and is named as such."""
-    if text is None:
-        return None
-    rows = [line.split() for line in text.splitlines()[1:] if line.strip()]
-    return [{"device": row[0], "kind": "zram" if row[0].startswith("/dev/zram") else row[1]} for row in rows]
 
 
 def tree(source: Source, top: str) -> Optional[List[Dict[str, Any]]]:

@@ -24,7 +24,7 @@ STATE = ("Id", "LoadState", "ActiveState", "SubState", "UnitFileState", "Result"
 SANDBOX = ("User", "AppArmorProfile", "NoNewPrivileges", "CapabilityBoundingSet", "AmbientCapabilities", "PrivateTmp",
            "PrivateDevices", "DevicePolicy", "ProtectSystem", "ProtectHome", "ProtectProc", "ProtectKernelModules",
            "ProtectKernelTunables", "ProtectControlGroups", "RestrictNamespaces", "RestrictAddressFamilies",
-           "RestrictSUIDSGID", "SystemCallArchitectures", "LimitCORE", "Slice")
+           "RestrictSUIDSGID", "SystemCallArchitectures", "LimitCORE", "CoredumpFilter", "Slice")
 LIMITS = ("CPUQuotaPerSecUSec", "MemoryMax", "MemorySwapMax", "TasksMax")
 PROPERTIES = STATE + SANDBOX + LIMITS
 # systemd.time(7), as `systemctl show` prints time spans.

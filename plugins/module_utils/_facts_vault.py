@@ -9,7 +9,12 @@
     mount_point  {immutable, empty}|null: the bare directory, empty but for notices; null while something is mounted
                  over it
     cipher       metadata of the encrypted directory | null
-    sealed_key   metadata of the sealed key | null
+    sealed_key   metadata of the sealed key | null: a vault that an operator unlocks has none
+    unlock       sealed or operator: who opens it, as the manifest says
+    locked       true while it is closed and an operator must open it
+    loose        [str]|null: what others could read of the encrypted directory and its sealed keys, a key that
+                 is missing, and one that should not be there
+    swappable    [str]|null: units whose memory could be swapped out to a disk in the clear
     mount_faults [str]|null: what is wrong with the mount; [] while closed
     closed_faults  [str]|null: what would let plaintext onto the disk while closed; [] while open
     secrets      [{name, owner, mode}]|null: the plaintext names while open
@@ -21,9 +26,9 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
-from . import _mountinfo
+from . import _facts_memory, _mountinfo
 from ._facts_source import Source
 from ._manifest_values import OWN
 
@@ -32,12 +37,16 @@ OPTIONS = ("noexec", "nosuid", "nodev")
 MOUNTS = "/proc/self/mountinfo"
 CIPHER = "/var/lib/cordon/vault/%s"
 KEY = "/etc/cordon/vault/%s.cred"
+# The control groups that hold a vault's gocryptfs, and all processes of its agent (systemd escapes a dash as \x2d).
+GROUPS = {"the vault": "/sys/fs/cgroup/system.slice/system-cordon\\x2dvault.slice/cordon-vault@%s.service",
+          "the agent": "/sys/fs/cgroup/cordon.slice/cordon-%s.slice"}
 # Where systemd puts a running service's decrypted credentials (systemd.exec(5)).
 CREDENTIALS = "/run/credentials"
 
 
-def read(source: Source, entry: Mapping[str, Any], preflight: bool) -> Dict[str, Any]:
-    """Return the facts of this module (shape: module docstring)."""
+def read(source: Source, entry: Mapping[str, Any], preflight: bool,
+         areas: Optional[Sequence[_facts_memory.Swap]] = ()) -> Dict[str, Any]:
+    """Return the facts of this module (shape: module docstring). areas: the host's swap, as _facts_memory has it."""
     name, top = entry["name"], entry["home"] + "/.vault"
     text = source.text(MOUNTS)
     mount = None if text is None else _mountinfo.at(text, top)
@@ -45,8 +54,12 @@ def read(source: Source, entry: Mapping[str, Any], preflight: bool) -> Dict[str,
     mounted = None if text is None or not source.exists(top) else mount is not None
     secrets = _secrets(source, top) if mounted else None
     bare = _mount_point(source, top) if mounted is False else None
+    unlock = (entry.get("vault") or {}).get("unlock", "sealed")
     facts: Dict[str, Any] = {
         "mounted": mounted,
+        "unlock": unlock,
+        "locked": None if mounted is None else unlock == "operator" and not mounted,
+        "swappable": _swappable(source, name, mounted, areas),
         "mount": {"source": mount.source, "type": mount.type, "options": mount.options} if mount else None,
         "mount_faults": mount_faults(mount, name, _writable(entry)) if mount else ([] if mounted is False else None),
         "mount_point": bare,
@@ -55,7 +68,9 @@ def read(source: Source, entry: Mapping[str, Any], preflight: bool) -> Dict[str,
         "faults": faults(secrets, entry) if mounted else ([] if mounted is False else None),
     }
     if not preflight:
-        facts.update(cipher=source.metadata(CIPHER % name), sealed_key=source.metadata(KEY % name),
+        cipher = source.metadata(CIPHER % name)
+        keys = {path: source.metadata(path) for path in (KEY % name, KEY % name + ".next") if source.exists(path)}
+        facts.update(cipher=cipher, sealed_key=keys.get(KEY % name), loose=loose(cipher, keys, unlock, KEY % name),
                      residue=None if mounted is None else _residue(source, name, mounted))
     return facts
 
@@ -83,12 +98,29 @@ def closed_faults(bare: Optional[Mapping[str, Optional[bool]]]) -> Optional[List
     return found + ([] if bare["empty"] else ["files lie in the clear under the mount point"])
 
 
+def loose(cipher: Optional[Mapping[str, Any]], keys: Mapping[str, Optional[Mapping[str, Any]]], unlock: str,
+          key: str) -> Optional[List[str]]:
+    """Say what of an encrypted directory and its sealed keys (metadata by path) is not root's alone, missing or too much."""
+    seen = [cipher] + list(keys.values())
+    if None in seen:
+        return None
+    found = ["%s: belongs to %s, mode %s" % (one["path"], one["owner"], one["mode"]) for one in seen if one is not None
+             and (one["uid"], one["mode"]) != (0, "0700" if one is cipher else "0600")]
+    if unlock == "operator":
+        return found + ["%s: a sealed key, though an operator unlocks this vault" % path for path in keys]
+    return found + ([] if key in keys else ["%s: missing" % key])
+
+
 def faults(secrets: Optional[List[Dict[str, Any]]], entry: Mapping[str, Any]) -> Optional[List[str]]:
-    """Name each secret of the manifest that is missing, and each one that others could read or replace."""
+    """Name each secret of the manifest that is missing, and each one that others could read or replace.
+
+    One with a broker is the proxy's and never lies in a vault.
+    """
     if secrets is None:
         return None
     present = {secret["name"] for secret in secrets}
-    found = ["%s: missing" % secret["name"] for secret in entry["secrets"] if secret["name"] not in present]
+    found = ["%s: missing" % secret["name"] for secret in entry["secrets"]
+             if not secret.get("broker") and secret["name"] not in present]
     for secret in secrets:
         if secret["owner"] != entry["user"]:
             found.append("%s: belongs to %s" % (secret["name"], secret["owner"]))
@@ -112,6 +144,23 @@ def _mount_point(source: Source, top: str) -> Dict[str, Any]:
     # The notices for who reads a secret while the vault is closed are links that lead nowhere (_vault_notice).
     left = None if names is None else [name for name in names if source.link(top + "/" + name) is None]
     return {"immutable": source.immutable(top), "empty": None if left is None else not left}
+
+
+def _swappable(source: Source, agent: str, mounted: Optional[bool],
+               areas: Optional[Sequence[_facts_memory.Swap]]) -> Optional[List[str]]:
+    """Where swap lies in the clear, only the kernel's own limit on a unit keeps its memory out of it."""
+    if mounted is None:
+        return None
+    if not _facts_memory.in_the_clear(None if areas is None else list(areas)):
+        return []
+    found = []
+    for what, group in GROUPS.items():
+        path = group % agent
+        # Nothing of a closed vault runs; an open one that runs elsewhere is bounded by nothing.
+        there = source.exists(path)
+        if (there and source.word(path + "/memory.swap.max") != "0") or (mounted and not there):
+            found.append("%s: no memory.swap.max of 0 in %s" % (what, path))
+    return found
 
 
 def _residue(source: Source, agent: str, mounted: bool) -> Optional[List[str]]:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from typing import Dict, List
+from typing import Dict, List, Sequence
 
 Step = List[str]  # arguments of systemctl
 _OURS = re.compile(
@@ -55,8 +55,16 @@ def prune(seen: Dict[str, Dict[str, str]], agents: List[str]) -> List[Step]:
     return steps + [["stop", f"cordon-{agent}.slice"] for agent in sorted(gone)]
 
 
-def start(seen: Dict[str, Dict[str, str]], agents: List[str], restart: List[str]) -> List[Step]:
-    """Enable and start the services of the listed agents, and of `restart` anew; reload systemd first where it must."""
+def _starting(state: Dict[str, str]) -> bool:
+    """Whether systemd has the start of a unit on its list already; it waits for something."""
+    return state.get("Job", "0") not in ("", "0")
+
+
+def start(seen: Dict[str, Dict[str, str]], agents: List[str], restart: List[str], kept_open: Sequence[str] = ()) -> List[Step]:
+    """Enable and start the services of the listed agents, and of `restart` anew; reload systemd first where it must.
+
+    kept_open: agents whose vault must not close for that.
+    """
     steps: List[Step] = []
     if any(unit.get("NeedDaemonReload") == "yes" for unit in seen.values()):
         steps.append(["daemon-reload"])
@@ -70,6 +78,19 @@ def start(seen: Dict[str, Dict[str, str]], agents: List[str], restart: List[str]
             steps += [["reset-failed", unit]] if state.get("ActiveState") in ("failed", "activating") else []
             steps.append(["start", unit])
         elif agent in restart:
-            # In between nothing needs the vault, so it closes: it opens again as the manifest now says.
-            steps += [["stop", unit], ["start", unit]]
+            # Between stop and start nothing needs the vault, so it closes: it opens again as the manifest now says.
+            steps += [["restart", unit]] if agent in kept_open else [["stop", unit], ["start", unit]]
     return steps
+
+
+def not_awaited(seen: Dict[str, Dict[str, str]], agents: List[str], restart: List[str], no_wait: List[str]) -> List[Step]:
+    """Like start(), without waiting for the start of agents in no_wait: a person has to unlock their vaults first.
+
+    Nor does a run of the role lock a vault that the person has opened: what the manifest says of it waits for the next opening.
+    """
+    units = {service(agent) for agent in no_wait}
+    waiting = {unit for unit in units if _starting(seen.get(unit, {}))}
+    return [
+        [step[0], "--no-block", *step[1:]] if step[0] in ("start", "restart") and step[-1] in units else step
+        for step in start(seen, [agent for agent in agents if service(agent) not in waiting], restart, no_wait)
+    ]

@@ -67,7 +67,10 @@ SystemCallFilter=@system-service
 # io_uring opens files and sockets where seccomp and audit do not look (peers.md S-7).
 SystemCallFilter=~io_uring_setup io_uring_enter io_uring_register @keyring
 SystemCallErrorNumber=EPERM
-LimitCORE=0
+# 1, not 0: a handler in kernel.core_pattern gets the memory of a process with any other limit (fs/coredump.c). The
+# filter leaves it none of a program that lowers its limit itself, as gpg does (core(5)).
+LimitCORE=1
+CoredumpFilter=0
 UMask=0077
 """
 
@@ -274,6 +277,19 @@ def confinement(
     return "\n".join(lines) + "\n"
 
 
+# The start of an agent with a locked vault waits for its operator. A target is ordered after what it wants, unless that
+# has no default dependencies (systemd.target(5)): without this the boot would not end before the vault is open. The
+# others are what systemd.service(5) lists as a service's default dependencies.
+_NOT_AWAITED = [
+    "[Unit]",
+    "DefaultDependencies=no",
+    "Requires=sysinit.target",
+    "After=sysinit.target basic.target",
+    "Conflicts=shutdown.target",
+    "Before=shutdown.target",
+]
+
+
 def command(agent: Dict[str, Any]) -> str:
     """The drop-in that only the service has: what to run.
 
@@ -283,6 +299,7 @@ def command(agent: Dict[str, Any]) -> str:
     words = " ".join(quote(word) for word in agent["command"])
     lines = [
         f"# What agent {agent['name']} runs; its confinement is {CONFIG}/agents/{agent['name']}.conf.",
+        *(_NOT_AWAITED if (agent.get("vault") or {}).get("unlock") == "operator" else []),
         "[Service]",
         # %n, the unit: for the event log, by the kernel's record of what entry does.
         f"ExecStart=/usr/bin/env -- {LIBRARY}/entry --unit=%n {words}",

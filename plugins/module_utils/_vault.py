@@ -22,6 +22,7 @@ ESCROW = "/var/lib/cordon/vault-escrow"
 BACKUPS = "/var/lib/cordon/vault-backup"
 # Where systemd-creds is missing: what its own /var/lib/systemd/credential.secret is to it.
 HOST_SECRET = "/var/lib/cordon/vault-host.secret"
+TPM = "/dev/tpmrm0"  # the TPM 2.0, as the kernel shares it out
 _OPENSSL = ["-aes-256-cbc", "-pbkdf2", "-a", "-A", "-pass", f"file:{HOST_SECRET}"]
 _OPENSSL_MARK = "U2FsdGVkX1"  # "Salted__" in base64: openssl-enc(1)
 _RECIPIENT = re.compile(r"age1[02-9ac-hj-np-z]{58}")  # Bech32 of 32 bytes, as age-keygen(1) prints it
@@ -285,16 +286,27 @@ def program(seal: str, has_systemd_creds: bool) -> str:
     return "systemd-creds"
 
 
-def seal_argv(place: Place, seal: str, with_program: str) -> List[str]:
-    """Seal standard input to standard output; systemd-creds checks the name inside when it unseals.
-
-    --tpm2-pcrs= : bind to this machine's TPM where there is one, but to none of its measurements: a
-    firmware update would change them and lock the vault for ever.
-    """
+def seal_argv(place: Place, seal: str, with_program: str, has_tpm: bool = False) -> List[str]:
+    """Seal standard input to standard output; systemd-creds checks the name inside when it unseals."""
     if with_program == "openssl":
         return ["openssl", "enc", "-e", *_OPENSSL]
-    binding = [] if seal == "host" else ["--tpm2-pcrs="]
-    return ["systemd-creds", "encrypt", f"--with-key={seal}", *binding, f"--name={place.source}", "-", "-"]
+    return creds_argv(place.source, seal, has_tpm)
+
+
+def creds_argv(name: str, seal: str, has_tpm: bool) -> List[str]:
+    """Seal standard input to standard output by systemd-creds.
+
+    auto is resolved here: systemd's own passes over a TPM that the firmware does not announce, so that on a host with a
+    BIOS it would take the host key alone (seen with 252), and nobody would know.
+
+    PCR 16: bind to this machine's TPM where there is one, but to none of its measurements, since a firmware update would
+    change them and lock the vault for ever. 16 is for debugging: nothing measures into it. An empty list would say the
+    same, but what 252 seals so, it refuses to unseal ("TPM2 PCR bank invalid or not supported", seen).
+    """
+    if seal == "auto":
+        seal = "host+tpm2" if has_tpm else "host"
+    binding = [] if seal == "host" else ["--tpm2-pcrs=16"]
+    return ["systemd-creds", "encrypt", f"--with-key={seal}", *binding, f"--name={name}", "-", "-"]
 
 
 def unseal_argv(place: Place, path: str, sealed: str) -> List[str]:

@@ -126,7 +126,8 @@ class Keys:
         if self._how.program == "openssl" and not os.path.lexists(_vault.HOST_SECRET):
             os.makedirs(os.path.dirname(_vault.HOST_SECRET), mode=0o755, exist_ok=True)
             write(_vault.HOST_SECRET, secrets.token_hex(32))
-        write(path, self._must(_vault.seal_argv(self._place, self._how.seal, self._how.program), line))
+        argv = _vault.seal_argv(self._place, self._how.seal, self._how.program, os.path.exists(_vault.TPM))
+        write(path, self._must(argv, line))
 
     # --- Changing -------------------------------------------------------------------------------
 

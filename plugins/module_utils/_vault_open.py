@@ -40,8 +40,14 @@ class Key(NamedTuple):
 
 
 def no_core_dump() -> None:
-    """A crash of this process or of what it starts must not write secrets to disk."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    """A crash of this process or of what it starts must not write secrets to disk.
+
+    1, not 0: a handler in kernel.core_pattern gets the memory of a process with any other limit (fs/coredump.c).
+    """
+    try:
+        resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
+    except ValueError:  # a container that has 0 already, and no right to more
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def enter_private_namespace(run: Run) -> None:

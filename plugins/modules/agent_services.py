@@ -32,6 +32,12 @@ options:
     type: list
     elements: str
     default: []
+  no_wait:
+    description:
+      - Names of agents whose start is ordered and not waited for. It waits itself, until an operator unlocks the vault.
+    type: list
+    elements: str
+    default: []
 """
 
 EXAMPLES = r"""
@@ -76,7 +82,7 @@ def _observe(module: AnsibleModule, agents: List[str]) -> Dict[str, Dict[str, st
     if not units:
         return {}
     return _services.properties(
-        _systemctl(module, "show", "--property=Id,ActiveState,UnitFileState,NeedDaemonReload", "--", *units)
+        _systemctl(module, "show", "--property=Id,ActiveState,UnitFileState,NeedDaemonReload,Job", "--", *units)
     )
 
 
@@ -102,6 +108,7 @@ def main() -> None:
             "agents": {"type": "list", "elements": "str", "required": True},
             "state": {"type": "str", "choices": ["pruned", "started"], "required": True},
             "restart": {"type": "list", "elements": "str", "default": []},
+            "no_wait": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
@@ -111,7 +118,7 @@ def main() -> None:
     if module.params["state"] == "pruned":
         steps = _services.prune(seen, agents)
     else:
-        steps = _services.start(seen, agents, module.params["restart"])
+        steps = _services.not_awaited(seen, agents, module.params["restart"], module.params["no_wait"])
     if not module.check_mode:
         _act(module, steps)
     shown = [" ".join(step) for step in steps]

@@ -91,7 +91,7 @@ from typing import List, Optional
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.cordon.agent_host.plugins.module_utils import _brokered, _files
+from ansible_collections.cordon.agent_host.plugins.module_utils import _brokered, _files, _vault
 
 ROOTS_ALONE = (0o600, 0, 0)
 SECRET = {
@@ -117,9 +117,7 @@ class Sealer:
         if not self._program:
             raise ValueError("systemd-creds is missing, so nothing can be sealed for the proxy: it comes with systemd 250 "
                              "(Debian 12, Ubuntu 24.04). On an older host take broker out of the secrets")
-        # No PCR: a firmware update must not lock the proxy out.
-        binding = [] if key == "host" else ["--tpm2-pcrs="]
-        argv = [self._program, "encrypt", f"--with-key={key}", *binding, f"--name={_brokered.CREDENTIAL}", "-", "-"]
+        argv = _vault.creds_argv(_brokered.CREDENTIAL, key, os.path.exists(_vault.TPM))
         rc, out, err = self._module.run_command(argv, data=text, binary_data=True, expand_user_and_vars=False)
         if rc != 0:
             raise ValueError(f"{_brokered.SEALED} was not sealed with {key}: {' '.join(err.split())}")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from testbed import access, guest, image, kvm, provision, run, services, settings, signals
+from testbed import access, guest, image, kvm, provision, run, services, settings, signals, tpm
 from testbed.files import need_space, remove_own
 from testbed.settings import Settings
 from testbed.show import Failure, Interrupted, complain, say, step
@@ -74,7 +74,7 @@ def _write_access(chosen: Settings) -> list[str]:
 
 def up(chosen: Settings) -> None:
     """Bring up what is not up yet, and write how to reach it."""
-    run.need_programs(PROGRAMS | services.PACKAGES)
+    run.need_programs(PROGRAMS | services.PACKAGES | (tpm.PACKAGES if chosen.tpm != "0" else {}))
     with _locked(chosen):
         public_key = access.make_key(_key(chosen), "cordon test bed")
         absent = [each for each in guest.all_of(chosen) if not guest.running(each)]
@@ -111,7 +111,8 @@ def down(chosen: Settings) -> None:
 
 
 def reboot(chosen: Settings, words: str) -> None:
-    """Power the guests off and boot them again from their disks, with these words for their kernels."""
+    """Power the guests off and boot them again from their disks, with these words for their kernels, TESTBED_TPM=other
+    with another TPM."""
     config = chosen.directory / "ssh_config"
     with _locked(chosen):
         guests = [each for each in guest.found(chosen.directory) if guest.running(each)]
@@ -121,7 +122,7 @@ def reboot(chosen: Settings, words: str) -> None:
             guest.power_off(each, config)
         begun = time.monotonic()
         for each in guests:
-            guest.boot_again(each, words)
+            guest.boot_again(each, words, chosen.tpm)
         for each in guests:
             guest.wait(each, begun, chosen.boot_timeout)
 

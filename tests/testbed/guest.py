@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from testbed import process, qemu, run, seed
+from testbed import process, qemu, run, seed, tpm
 from testbed.image import Image
 from testbed.settings import Settings
 from testbed.show import Failure, say
@@ -75,12 +75,15 @@ def start(guest: Guest, image: Image, settings: Settings, accelerator: str, publ
         run.quiet(argv, f"making the disk of {guest.name}", guest.directory)
     port = free_port()
     (guest.directory / "port").write_text(f"{port}\n")
-    machine = qemu.Machine(guest.name, accelerator, settings.memory, port, public_key, image)
+    has_tpm = settings.tpm != "0"
+    machine = qemu.Machine(guest.name, accelerator, settings.memory, port, public_key, image, has_tpm)
     argv = qemu.arguments(machine)
     if image.kernel is None:
         seed.write(guest.directory / "seed", guest.name, qemu.machine_id(public_key + guest.name), public_key)
         argv += seed.drive("seed")
     (guest.directory / "argv.json").write_text(json.dumps(argv))
+    if has_tpm:
+        tpm.start(guest.directory, settings.tpm)
     process.launch(argv, guest.directory, guest.directory / "qemu.log", guest.pid)
 
 
@@ -96,19 +99,26 @@ def power_off(guest: Guest, ssh_config: Path) -> None:
         time.sleep(0.5)
 
 
-def boot_again(guest: Guest, words: str) -> None:
-    """Boot a guest that is off from its own disk, with these words at the end of its kernel's command line."""
+def boot_again(guest: Guest, words: str, which_tpm: str = "1") -> None:
+    """Boot a guest that is off from its own disk, with these words at the end of its kernel's command line.
+
+    which_tpm: of a guest that has a TPM, its own or the `other`.
+    """
     argv = json.loads((guest.directory / "argv.json").read_text())
     try:
         argv = qemu.with_kernel_words(argv, words) if words else argv
     except ValueError:
         raise Failure(f"{guest.name} boots by its own boot loader: it cannot be given the words {words!r}") from None
+    if tpm.fitted(guest.directory):
+        tpm.start(guest.directory, which_tpm)
     process.launch(argv, guest.directory, guest.directory / "qemu.log", guest.pid)
 
 
 def stop(guest: Guest) -> bool:
     """End the guest's QEMU; its disk is throw-away, so there is nothing to save. True if it ran."""
-    return process.end(process.load(guest.pid))
+    ran = process.end(process.load(guest.pid))
+    tpm.end(guest.directory)
+    return ran
 
 
 def discard(guest: Guest) -> None:

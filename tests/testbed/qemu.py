@@ -9,6 +9,7 @@ import base64
 import hashlib
 from dataclasses import dataclass
 
+from testbed import tpm
 from testbed.image import Image
 
 # loglevel=4: each byte on an emulated serial port is slow, and warnings are what a failed boot needs.
@@ -21,7 +22,7 @@ _KERNEL = (
 
 @dataclass(frozen=True)
 class Machine:
-    """One guest: name, accelerator (kvm or tcg), MiB of memory, the host port of its ssh, the login key's text."""
+    """One guest: name, accelerator (kvm or tcg), MiB of memory, the host port of its ssh, the login key's text, a TPM or none."""
 
     name: str
     accelerator: str
@@ -29,6 +30,7 @@ class Machine:
     port: int
     public_key: str
     image: Image
+    tpm: bool = False
 
 
 def machine_id(seed: str) -> str:
@@ -73,6 +75,7 @@ def arguments(machine: Machine) -> list[str]:
         "-device", "virtio-rng-pci", "-serial", "file:console.log",
         "-qmp", "unix:qmp.sock,server=on,wait=off",
         "-smbios", credential("ssh.authorized_keys.root", machine.public_key + "\n"),
+        *(tpm.device() if machine.tpm else []),
         *_boot(machine),
     ]
 

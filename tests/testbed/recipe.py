@@ -18,7 +18,7 @@ BASE = (
 # What the roles install. With these in the image a converge does not wait for apt; TESTBED_PACKAGES=minimal
 # leaves them out, so that the roles' own installing is exercised.
 ROLES = (
-    "acl", "apparmor", "apparmor-utils", "auditd", "nftables", "gocryptfs", "fuse3",
+    "acl", "apparmor", "apparmor-utils", "auditd", "nftables", "gocryptfs", "fuse3", "tpm2-tools",
     "python3-jmespath", "python3-audit", "git", "python3-venv",
 )
 # Every package of the tool catalogue (a unit test compares), for the workloads: TESTBED_PACKAGES=tools.

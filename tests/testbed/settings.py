@@ -16,6 +16,7 @@ from testbed.show import Failure
 SUITES = ("bookworm", "trixie")
 PACKAGE_SETS = ("full", "minimal", "tools", "neighbours")
 ACCELERATORS = ("auto", "kvm", "tcg")
+TPMS = ("0", "1", "other")
 MOST_GUESTS = 16
 _PLAIN = re.compile(r"[A-Za-z0-9/._+@-]+")
 
@@ -30,6 +31,7 @@ class Settings:
     suite: str = "bookworm"
     packages: str = "full"
     accelerator: str = "auto"
+    tpm: str = "0"
     memory: int = 2048
     boot_timeout: int = 600
     mirror: str = ""
@@ -83,6 +85,7 @@ def read(env: Mapping[str, str] = os.environ) -> Settings:
         suite=_choice(env, "SUITE", SUITES, wrong),
         packages=_choice(env, "TESTBED_PACKAGES", PACKAGE_SETS, wrong),
         accelerator=_choice(env, "TESTBED_ACCEL", ACCELERATORS, wrong),
+        tpm=_choice(env, "TESTBED_TPM", TPMS, wrong),
         memory=_number(env, "TESTBED_MEMORY", 2048, 384, 65536, wrong),
         boot_timeout=_number(env, "TESTBED_BOOT_TIMEOUT", 600, 10, 3600, wrong),
         mirror=env.get("TESTBED_MIRROR", ""),

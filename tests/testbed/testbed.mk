@@ -16,7 +16,7 @@ vm: ## Boot VMS guests of SUITE and leave them running
 vm-down: ## End the guests of TESTBED_DIR
 	@exec env $(testbed) down
 
-vm-reboot: ## Boot the guests of TESTBED_DIR again, with KERNEL (apparmor=0) at the end of their kernel's command line
+vm-reboot: ## Boot the guests of TESTBED_DIR again, with KERNEL (apparmor=0) at the end of their kernel's command line; TESTBED_TPM=other swaps the TPM
 	@exec env $(testbed) reboot $(KERNEL)
 
 vm-ssh: ## Log in to HOST (default agenthost-1), or run CMD there

@@ -63,6 +63,18 @@ def test_start(state, restart, steps):
     assert _services.start({"cordon-agent@a.service": state}, ["a"], restart) == steps
 
 
+def test_a_start_that_waits_for_an_operator_is_ordered_once_and_not_waited_for():
+    unit, other = "cordon-agent@a.service", "cordon-agent@b.service"
+    enabled = {**STOPPED, "UnitFileState": "enabled", "Job": "0"}
+    seen = {unit: enabled, other: enabled}
+    assert _services.not_awaited(seen, ["a", "b"], [], ["a"]) == [["start", "--no-block", unit], ["start", other]]
+    seen[unit] = seen[other] = {**enabled, "Job": "71"}
+    assert _services.not_awaited(seen, ["a", "b"], [], ["a"]) == [["start", other]]
+    seen[unit] = ACTIVE
+    assert _services.not_awaited(seen, ["a"], ["a"], ["a"]) == [["restart", "--no-block", unit]], "an open vault stays so"
+    assert _services.not_awaited(seen, ["a"], ["a"], []) == [["stop", unit], ["start", unit]]
+
+
 def test_a_service_that_systemd_does_not_know_is_started():
     assert ["start", "cordon-agent@a.service"] in _services.start({}, ["a"], [])
 

@@ -114,6 +114,18 @@ def test_gpg_finds_a_directory_for_its_keys():
     assert rows["/srv/agents/scout/.gnupg"]["mode"] == "0700"
 
 
+def test_no_boot_waits_for_an_operator_and_a_shutdown_still_ends_the_agent():
+    assert "DefaultDependencies" not in _units.command(agent())
+    text = _units.command({**agent(), "vault": {"unlock": "operator"}})
+    assert setting(text, "DefaultDependencies") == ["no"]
+    assert setting(text, "Conflicts") == setting(text, "Before") == ["shutdown.target"]
+
+
+def test_a_crash_handler_gets_nothing_of_an_agent():
+    text = _units.confinement(agent(), TOOLS)
+    assert (setting(text, "LimitCORE"), setting(text, "CoredumpFilter")) == (["1"], ["0"])
+
+
 def test_output_paths_are_writable_in_the_unit():
     text = _units.confinement(agent(workspace={"read_write": ["/srv/output"]}), TOOLS)
     assert setting(text, "ReadWritePaths") == ["/srv/agents/scout", "-/srv/output"]

@@ -12,7 +12,9 @@ import pytest
 
 from cordon import control, host, sessions, vaults
 
-SECRETS = [{"name": "github_token", "tools": ["git"], "broker": None}, {"name": "url", "tools": [], "broker": None}]
+BROKER = {"host": "api.example.org", "port": 443, "header": "Authorization", "prefix": "", "user": None}
+SECRETS = [{"name": "github_token", "tools": ["git"], "broker": None}, {"name": "url", "tools": [], "broker": None},
+           {"name": "api_key", "tools": [], "broker": BROKER}]
 AGENT = {"name": "scout", "home": "/srv/agents/scout", "user": "agent-scout", "secrets": SECRETS, "vault": {"unlock": "sealed"}}
 OPERATORS = {**AGENT, "vault": {"unlock": "operator"}}
 STORED = [{"name": name, "owner": "agent-scout", "mode": "0400"} for name in ("github_token", "url")]
@@ -34,7 +36,7 @@ def facts(mounted, secrets=None):
 def test_each_secret_has_a_state(seen, states):
     found = vaults.report(AGENT, seen)
     assert [secret["state"] for secret in found["secrets"]] == states
-    assert [secret["readers"] for secret in found["secrets"]] == [["git"], ["every program"]]
+    assert [secret["readers"] for secret in found["secrets"]] == [["git"], ["every program"]], "the proxy's are not listed"
     assert vaults.readable([found]) is (states == ["open", "open"])
 
 
@@ -80,5 +82,6 @@ def test_a_session_that_never_began_is_no_success(monkeypatch, capsys, failed, a
         return subprocess.CompletedProcess(argv, answers[name])
 
     monkeypatch.setattr(sessions.subprocess, "run", run)
+    monkeypatch.setattr(host, "agents", lambda: [AGENT])
     assert sessions.run("scout", ["true"], terminal=False) == code
     assert says in capsys.readouterr().err

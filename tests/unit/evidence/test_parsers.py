@@ -372,12 +372,9 @@ def test_retention_is_what_logrotate_promises_and_nothing_more(text, days):
     assert _facts_monitoring.retention_days(text, _facts_monitoring.LOG) == days
 
 
-def test_os_release_and_swaps():
+def test_os_release():
     release = 'ID=debian\nVERSION_ID="12"\nPRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\n'
     assert _facts_host.parse_os_release(release)["version_id"] == "12"
-    swaps = "Filename\tType\tSize\tUsed\tPriority\n/dev/zram0 partition 1 0 5\n/swapfile file 1 0 -2\n"
-    assert [row["kind"] for row in _facts_host.parse_swaps(swaps)] == ["zram", "file"]
-    assert _facts_host.parse_swaps(None) is None
 
 
 MOUNT = _mountinfo.Mount("/m", "fuse.gocryptfs", "cordon-vault-a", ["nodev", "noexec", "nosuid", "ro"])
@@ -412,7 +409,8 @@ def test_a_closed_vault_lets_no_plaintext_reach_the_disk(bare, count):
     assert (None if found is None else len(found)) == count
 
 
-ENTRY = {"user": "agent-a", "secrets": [{"name": "token"}]}
+# The second is the proxy's, and never in the vault.
+ENTRY = {"user": "agent-a", "secrets": [{"name": "token"}, {"name": "key", "broker": {"host": "api.example.org"}}]}
 
 
 @pytest.mark.parametrize(

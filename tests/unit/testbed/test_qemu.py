@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 from pathlib import Path
 
 import pytest
 
-from testbed import qemu, seed
+from testbed import qemu, seed, tpm
 from testbed.image import Image
 
 OURS = Image(Path("/c/disk.img"), "raw", Path("/c/vmlinuz"), Path("/c/initrd.img"))
@@ -57,6 +58,12 @@ def test_somebodys_image_boots_by_itself_with_a_seed():
     argv = qemu.arguments(machine(THEIRS))
     assert "-kernel" not in argv
     assert "file.dir=seed" in seed.drive("seed")[1] and "readonly=on" in seed.drive("seed")[1]
+
+
+def test_a_tpm_is_fitted_only_when_asked_for():
+    assert "-tpmdev" not in qemu.arguments(machine())
+    argv = qemu.arguments(dataclasses.replace(machine(), tpm=True))
+    assert "chardev=tpm" in after(argv, "-tpmdev") and f"path={tpm.SOCKET}" in after(argv, "-chardev")
 
 
 def test_machine_ids_differ_and_have_the_right_form():

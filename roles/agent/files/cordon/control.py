@@ -13,7 +13,7 @@ import sys
 from datetime import datetime, timedelta, timezone
 from typing import List
 
-from . import _checks, burn_in, denials, events, explain, gate, host, sessions, status, vaults
+from . import _checks, burn_in, denials, events, explain, gate, host, sessions, status, unlock, vaults
 
 DURATION = re.compile(r"([0-9]+)([smhd])")
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -98,6 +98,21 @@ def _shell(options: argparse.Namespace) -> int:
     return sessions.shell(options.agent)
 
 
+def _unlock(options: argparse.Namespace) -> int:
+    try:
+        if options.list:
+            print(json.dumps(unlock.states(), indent=2))
+            return 0
+        if options.json:
+            return unlock.several()
+        if not options.agent:
+            raise host.HostError("which vault? Write cordonctl unlock NAME")
+        return unlock.one(options.agent)
+    except unlock.Refused as refused:
+        print(f"cordonctl: {refused}", file=sys.stderr)
+        return 1
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cordonctl", description="See and use the confined AI agents of this host."
@@ -146,6 +161,15 @@ def _parser() -> argparse.ArgumentParser:
     burning.add_argument("--json", action="store_true", help="the same as data")
     burning.add_argument("--notify", action="store_true", help="only leave an alert for each agent that is ready to be promoted")
     burning.set_defaults(act=_burn_in)
+
+    opening = commands.add_parser(
+        "unlock", help="open the vault of an agent with an operator's password, from the terminal or standard input;"
+        " exit code 1 while it stays closed"
+    )
+    opening.add_argument("agent", nargs="?")
+    opening.add_argument("--json", action="store_true", help='several: {"AGENT": "PASSWORD"} on standard input, outcomes as data')
+    opening.add_argument("--list", action="store_true", help="only tell which vaults an operator opens, and which are locked")
+    opening.set_defaults(act=_unlock)
 
     run = commands.add_parser(
         "run", help="run a command as the agent, confined like its service: run NAME -- COMMAND"

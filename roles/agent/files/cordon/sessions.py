@@ -15,6 +15,8 @@ import subprocess
 import sys
 from typing import List
 
+from . import unlock
+
 ENTRY = ["/usr/bin/env", "--", "/usr/lib/cordon/entry"]
 
 
@@ -48,6 +50,8 @@ def argv(agent: str, name: str, command: List[str], terminal: bool) -> List[str]
 def run(agent: str, command: List[str], terminal: bool) -> int:
     """Run a command in a session and return its exit code; an interrupt ends the session."""
     name = unit(agent)
+    if unlock.states().get(agent) == "locked":
+        print(f"cordonctl: waiting: the vault of agent {agent} is locked; open it by: cordonctl unlock {agent}", file=sys.stderr)
     try:
         code = subprocess.run(argv(agent, name, command, terminal), check=False).returncode
     except KeyboardInterrupt:

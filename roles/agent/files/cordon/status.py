@@ -39,6 +39,7 @@ def _agent(agent: Dict[str, Any], facts: Dict[str, Any], results: List[Dict[str,
         "name": agent["name"],
         "mode": agent["mode"],
         "service": (seen.get("unit") or {}).get("ActiveState"),
+        "vault_locked": (seen.get("vault") or {}).get("locked") is True,
         "processes": len(seen.get("processes") or []),
         "controls": _controls(results, agent["name"]),
     }
@@ -62,8 +63,15 @@ def text(status: Dict[str, Any]) -> str:
         [one["name"], one["mode"], one["service"] or "?", str(one["processes"]), *_words(one["controls"])]
         for one in status["agents"]
     ]
-    parts = [table(head, body), _totals(status["summary"]), *_left(status["left_to_other_controls"])]
+    parts = [table(head, body), *_locked(status["agents"]), _totals(status["summary"]), *_left(status["left_to_other_controls"])]
     return "\n\n".join(parts + [_remedy(result) for result in status["attention"]])
+
+
+def _locked(agents: List[Dict[str, Any]]) -> List[str]:
+    """Which vaults an operator must open before their agents can start."""
+    shut = [one["name"] for one in agents if one["vault_locked"]]
+    lines = [f"the vault of agent {name} is locked: cordonctl unlock {name}" for name in shut]
+    return ["\n".join(lines)] if lines else []
 
 
 def _left(gaps: List[Dict[str, str]]) -> List[str]:

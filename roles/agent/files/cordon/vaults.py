@@ -1,7 +1,7 @@
 # Copyright: the cordon.agent_host authors
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""cordonctl secrets: which secrets an agent has, whether they can be read now, and how to open a closed vault.
+"""cordonctl secrets: which secrets an agent has in its vault, whether they can be read now, and how to open a closed one.
 
 Names and states only: a value is read by a program of the agent's, in a session.
 """
@@ -27,7 +27,8 @@ def report(agent: Mapping[str, Any], facts: Mapping[str, Any]) -> Dict[str, Any]
         "agent": agent["name"],
         "vault": state,
         "secrets": [{"name": one["name"], "readers": one["tools"] or ["every program"],
-                     "state": MISSING if mounted and one["name"] not in there else state} for one in agent["secrets"]],
+                     "state": MISSING if mounted and one["name"] not in there else state}
+                    for one in agent["secrets"] if not one.get("broker")],
         "to_open": how(agent) if mounted is False else [],
     }  # fmt: skip
 
