@@ -74,6 +74,24 @@ def test_one_secret_is_rotated_under_an_open_session(filled: Host) -> None:
     assert len(recorded(host, since)) == 1
 
 
+def test_a_brokered_secret_is_not_said_to_be_rotated(filled: Host) -> None:
+    """It lies in no vault: the role firewall seals it for the proxy."""
+    host, since = filled, len(filled.rotations())
+    key = {"name": "api_key", "broker": {"host": "api.example.org", "header": "Authorization"}}
+    manifest = [{"name": "scout", "command": ["/bin/true"], "egress": [{"name": "api.example.org"}],
+                 "secrets": [{"name": "token"}, {"name": "other"}, key]}]  # fmt: skip
+    given = {"agent_host_agents": manifest, "vault_secrets": {"scout": {**NEW, "api_key": "canary"}}}
+    before = state_of_disk()
+    with pytest.raises(Refused, match=r"Nothing was rotated: api_key has a broker.*cordon.agent_host.firewall"):
+        rotate(host, rotate="secrets", rotate_secrets=["token", "api_key"], **given)
+    assert state_of_disk() == before
+    assert "Not rotated" not in rotate(host, rotate="secrets", rotate_secrets=["token"], **given)
+    given["vault_secrets"] = {"scout": {"token": "canary-newer-token", "other": NEW["other"], "api_key": "canary"}}
+    assert "Not rotated, because the proxy has them and no vault: api_key." in rotate(host, rotate="everything", **given)
+    assert host.read() == {"token": "canary-newer-token", "other": NEW["other"]}
+    assert not any("api_key" in what for _agent, what, *_others in recorded(host, since))
+
+
 def test_a_vault_key_is_rotated_under_an_open_session(filled: Host) -> None:
     host, since, key = filled, len(filled.rotations()), filled.key()
     with host.opened() as point:
