@@ -13,6 +13,7 @@ mount --make-rprivate /
 for place in /mnt /srv /var/lib; do
     mount -t tmpfs -o mode=0755 none $place
 done
+[ ! -e /proc/swaps ] || mount --bind /dev/null /proc/swaps # who looks into this machine's swap is not installed here
 mkdir -p /mnt/upper /mnt/work /mnt/bare "/srv/agents/$name/.vault" "$cipher" /var/lib/systemd
 mount -t overlay -o lowerdir=/etc,upperdir=/mnt/upper,workdir=/mnt/work none /etc
 mkdir -p /etc/cordon/vault

@@ -108,6 +108,14 @@ def test_who_reads_what_the_manifest_does_not_list_for_it(sessions: AuditSession
     assert {event["session"] for event in written} == {UNIT}
 
 
+@pytest.mark.parametrize("name", ["own", "own/token"])
+def test_what_an_agent_stores_itself_is_no_secret_of_the_manifest(sessions: AuditSessions, name: str) -> None:
+    act = reading(7, "ALLOWED", "main", name=f"/srv/agents/probe/.vault/{name}")
+    written, raised = take(*login(7), act, sessions=sessions)
+    assert [(event["kind"], "secret" in event) for event in written] == [("file", False)]
+    assert alert_rules.SECRET not in [found["alert"] for found in raised]
+
+
 def test_the_alert_says_who_read_or_was_refused_what(sessions: AuditSessions) -> None:
     _written, raised = take(reading(7, "ALLOWED", "main"), sessions=sessions)
     assert raised[0]["summary"] == (

@@ -11,7 +11,8 @@ from typing import Any
 
 Event = dict[str, Any]
 
-_SECRET = re.compile(r"^/srv/agents/([a-z][a-z0-9_]*)/\.vault/(.+)$")
+# What lies below own is the agent's (vault.writable of the manifest), and no secret that an operator gave it.
+_SECRET = re.compile(r"^/srv/agents/([a-z][a-z0-9_]*)/\.vault/(?!own(?:/|$))(.+)$")
 
 
 def when(seconds: float) -> str:
