@@ -55,8 +55,16 @@ class Unit:
              "--remain-after-exit", "--collect", *hold, "--", "/bin/true"]
         )  # fmt: skip
         if password is not None:
-            self._must([CORDONCTL, "unlock", self._place.name], f"{password}\n")
+            self._unlock(password)
         self._until(True, f"systemctl status {self._place.unit} says why")
+
+    def _unlock(self, password: str) -> None:
+        """Answer the unit; where it is not opened, leave no holder behind that the next run would stumble over."""
+        try:
+            self._must([CORDONCTL, "unlock", self._place.name], f"{password}\n")
+        except _vault.VaultError:
+            self._systemctl("stop", "--", holder(self._place))
+            raise
 
     def close(self, end_sessions: bool) -> List[str]:
         """Stop the unit, and see that nothing is mounted. Return the agent's units that were ended with it."""
