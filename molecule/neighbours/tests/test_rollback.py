@@ -49,7 +49,9 @@ def test_what_locks_everybody_out_undoes_itself(
     print(f"locked out for {locked:.0f} s")
     assert host.file("/run/reloaded").exists
     assert done.returncode != 0
-    assert "undone" in done.stdout or "will return to the one from before" in done.stdout, done.stdout
+    # Whoever is cut off is told so on standard error, in lines of whatever width.
+    said = " ".join((done.stdout + done.stderr).split())
+    assert "it was undone" in said or "will return to the one from before" in said, said
     assert (ours(), host.check_output(kept), rules()) == (before, on_disk, others)
     journal = host.check_output(f"journalctl --no-pager --output=cat --unit='cordon-firewall-rollback-*' --since=@{since}")
     assert "Undo the change of the agents' firewall" in journal
