@@ -27,15 +27,31 @@ GIT_CONFIG = ".config/gitconfig"
 
 # Daemons behind these sockets act with their own rights for whoever connects, so a read-only mount
 # does not help (peers.md S-8 to S-10).  AppArmor has no rule for them either: this is the second layer.
+# Where the kernel has no AppArmor rules for unix sockets (mainline, Debian 12's) this is the only one but for their modes.
 DAEMON_SOCKETS = (
+    "/run/avahi-daemon",
+    "/run/buildkit",
+    "/run/cockpit",
     "/run/containerd",
+    "/run/crio",
+    "/run/cups",
     "/run/dbus",
     "/run/docker.sock",
+    "/run/gssproxy.sock",
+    "/run/incus",
+    "/run/k3s",
     "/run/libvirt",
+    "/run/lxd",
+    "/run/pcscd",
     "/run/podman",
+    "/run/rpcbind.sock",
     "/run/snapd.socket",
     "/run/systemd/private",
+    "/run/tailscale",
     "/run/user",
+    "/var/lib/incus/unix.socket",
+    "/var/lib/lxd/unix.socket",
+    "/var/snap/lxd/common/lxd/unix.socket",
 )
 # systemd-resolved's sockets, and on many hosts the file that /etc/resolv.conf is a link to.
 RESOLVED = "/run/systemd/resolve"

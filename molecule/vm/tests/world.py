@@ -252,8 +252,8 @@ async def _ready() -> None:
 
 DOCKER, RESOLVED = "/run/docker.sock", "/run/systemd/resolve/io.systemd.Resolve"
 CONTAINERD, PODMAN, SNAPD = "/run/containerd/containerd.sock", "/run/podman/podman.sock", "/run/snapd.socket"
-CUPS = "/run/cups/cups.sock"
-SOCKETS = (DOCKER, RESOLVED, CONTAINERD, PODMAN, SNAPD, CUPS)
+AVAHI, CUPS = "/run/avahi-daemon/socket", "/run/cups/cups.sock"
+SOCKETS = (DOCKER, RESOLVED, CONTAINERD, PODMAN, SNAPD, AVAHI, CUPS)
 
 
 async def deputies() -> None:
