@@ -52,7 +52,21 @@ def run(agent: str, command: List[str], terminal: bool) -> int:
     except KeyboardInterrupt:
         subprocess.run(["systemctl", "stop", name], check=False)
         return 130
-    return code
+    return code or _not_started(agent)
+
+
+def _not_started(agent: str) -> int:
+    """1, and why, where what the session requires did not start: systemd-run --wait then says success (seen with 252)."""
+    vault = f"cordon-vault@{agent}.service"
+    if subprocess.run(["systemctl", "--quiet", "is-failed", vault], check=False).returncode == 0:
+        print(f"cordonctl: the session did not start, because the vault of agent {agent} could not be opened: see"
+              f" 'journalctl -u {vault} -n 20'", file=sys.stderr)
+        return 1
+    if subprocess.run(["systemctl", "--quiet", "is-active", "cordon-firewall.service"], check=False).returncode != 0:
+        print("cordonctl: the session did not start, because the packet filter did not: see"
+              " 'journalctl -u cordon-firewall -n 20'", file=sys.stderr)
+        return 1
+    return 0
 
 
 def shell(agent: str) -> int:
