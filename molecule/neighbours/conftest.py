@@ -97,6 +97,21 @@ def ours(host: Any) -> Callable[[], str]:
 
 
 @pytest.fixture
+def survive(
+    host: Any, come_true: Callable[..., None], ours: Callable[[], str], expected: dict[str, Any]
+) -> Callable[[str], None]:
+    """survive(COMMAND): after it everybody reaches what they may, and our table is what it was."""
+
+    def run(command: str) -> None:
+        before = ours()
+        host.check_output(command)
+        come_true(expected)
+        assert ours() == before
+
+    return run
+
+
+@pytest.fixture
 def play() -> Callable[..., subprocess.CompletedProcess[str]]:
     """play(NAME, VARIABLE=VALUE): run a playbook of this scenario against the guest."""
 

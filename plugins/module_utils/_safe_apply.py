@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """PRIVATE to the collection. A change of the packet filter that undoes itself unless somebody can still come in.
 
-The table as it stands is written down, a process is started that will load it again, and only when that process has said
-that it waits the new table is loaded.
+A process is started that will load the table again as it stands, and only when it has said that it waits the new table is
+loaded.
 Who confirms does so over another connection than the one that made the change: that one may live on although nobody
 else gets in any more. Until then nothing of the change is on disk, so a reboot undoes it too.
 
@@ -102,20 +102,18 @@ def _token(directory: str, token: str) -> str:
 
 
 def arm(run: _nftables.Run, nft: str, directory: str, seconds: int) -> str:
-    """Write down what stands, and start what loads it again; the token of both.
+    """Start what will undo the change, and give it what stands; the token of both.
 
-    A change that waits already has what stood before it: that stays what is returned to.
+    A change that waits already has what stood before it: that stays what is returned to. It is taken over last, so that
+    whatever fails here leaves it to be undone by what was started for it.
     """
     token, before = secrets.token_hex(8), waiting(directory)
     _prepare(directory, but=before)
-    if before is None or not _claim(directory, before.token, f"{token}.nft"):
-        _write(_token(directory, token), _way_back(run, nft))
+    stood = None if before else _way_back(run, nft)
     _write(os.path.join(directory, f"{token}.sh"), script(directory, token, nft, seconds))
-    try:
-        _start(run, directory, token)
-    except _nftables.NftablesError:
-        os.unlink(_token(directory, token))
-        raise
+    _start(run, directory, token)
+    if before is None or not _claim(directory, before.token, f"{token}.nft"):
+        _write(_token(directory, token), stood or _way_back(run, nft))
     return token
 
 

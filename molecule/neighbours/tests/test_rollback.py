@@ -13,8 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 CONFIRM_WITHIN = 20  # lock_out.yml
-# While the change waits. A transient unit that waited for a timer was garbled by it, and nothing was undone.
-RELOAD = "until ls /run/cordon/firewall/????????????????.nft; do sleep 0.2; done; systemctl daemon-reload && touch /run/reloaded"
+# As soon as the change is prepared: systemd then reads the unit that would undo it again, before or after its program runs. What
+# stood in its command line was garbled by that once, and nothing was undone.
+RELOAD = (
+    'until ls /run/cordon/firewall | grep -qE "^[0-9a-f]{16}[.](sh|nft)"; do sleep 0.1; done; '
+    "systemctl daemon-reload && touch /run/reloaded"
+)
 
 
 def lets_in() -> bool:

@@ -31,7 +31,8 @@ ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 _INSPECTS = re.compile(r"^acl \S+\.way\.|^ssl_bump ")
 # What takes from an agent: networks that others are granted and it is not (what is its own, a comment says), and requests,
 # which squid asks for anew in a connection that stands.
-_REFUSES = re.compile(r"\.foreign|\.request\b|^external_acl_type request ")
+_REFUSES = re.compile(r"^acl agent\.[a-z0-9_]+\.(foreign|request)[. ]|^http_access .*\bagent\.[a-z0-9_]+\.(foreign|request)\b"
+                      r"|^external_acl_type request ")
 
 # The agent that a line is about stands in it before all else that could look like one.
 _AGENT = re.compile(r"\bagent\.([a-z][a-z0-9_]*)")

@@ -295,9 +295,18 @@ def test_an_allowed_name_leads_to_no_place_inside(world, bad):
     assert (first["outcome"], first["addresses"], second["outcome"], second["addresses"]) == ("filtered", [], "filtered", [good])
 
 
+@pytest.fixture
+def sshd(world) -> Iterator[None]:
+    """Something on the host's own port 22, on all addresses of both families."""
+    servers = len(world.network.children)
+    world.network.start("listen", "::", "22")
+    yield
+    world.network.end(servers)
+
+
 @pytest.mark.parametrize("nonlocal_bind", ["0", "1"])
 @pytest.mark.parametrize("own", ["198.51.100.7", "2001:db8:20::1"])
-def test_an_allowed_name_does_not_lead_back_to_this_host_s_own_address(world, own, nonlocal_bind):
+def test_an_allowed_name_does_not_lead_back_to_this_host_s_own_address(world, sshd, own, nonlocal_bind):
     """The host's public address: what listens there for the world, or for the host alone because a cloud's firewall says so.
 
     With net.ipv4.ip_nonlocal_bind, as keepalived wants it, everybody may bind to every address: that tells nothing.
@@ -321,7 +330,7 @@ def test_an_allowed_name_does_not_lead_back_to_this_host_s_own_address(world, ow
         subprocess.run([*inside, "sysctl", "-qw", "net.ipv4.ip_nonlocal_bind=0", "net.ipv6.ip_nonlocal_bind=0"], check=True)
 
 
-def test_the_host_s_own_address_is_reached_where_networks_grant_it(world):
+def test_the_host_s_own_address_is_reached_where_networks_grant_it(world, sshd):
     world.agents = [agent("git", AGENT, direct("git.example.org", networks=("2001:db8:20::1/128",))), OTHER]
     world.write_settings()
     world.apply()

@@ -154,6 +154,16 @@ def test_a_second_change_returns_to_what_stood_before_the_first(directory):
     assert not os.path.exists(os.path.join(directory, f"{first}.nft"))
 
 
+def test_what_waits_is_still_undone_where_the_next_change_cannot_be_made(directory, monkeypatch):
+    """Else the first change would stand for good, confirmed by nobody."""
+    monkeypatch.setattr(_safe_apply, "PATIENCE", 0.1)
+    first = change(Host(), directory)
+    for broken in (Host(timer=1), Host(waits=False)):
+        with pytest.raises(_nftables.NftablesError, match="nothing was changed"):
+            _safe_apply.arm(broken, "nft", directory, 60)
+        assert _safe_apply.waiting(directory).token == first
+
+
 def test_a_change_without_a_note_is_settled_by_the_next_one(directory):
     stray = _safe_apply.arm(Host(), "nft", directory, 60)
     change(Host(), directory)

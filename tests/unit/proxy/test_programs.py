@@ -67,6 +67,9 @@ LED = granted("y.example", networks=["10.30.0.0/24", "10.40.0.0/24"])
     ([("one", X, LED), OTHER], [("one", X, Y), OTHER], {"one"}),
     ([("one", X, LED), OTHER], [("one", X, granted("y.example", networks=["10.30.0.0/24"])), OTHER], {"one"}),
     ([("one", LED), ("other", LED)], [("one", Y), ("other", LED)], {"one"}),
+    # Names that look like lists of ours are names.
+    ([("one", X, granted("www.foreign.example")), OTHER], [("one", X), OTHER], {"one"}),
+    ([("one", X, granted("api.request.example")), OTHER], [("one", X), OTHER], {"one"}),
     # Requests: each is asked for by itself, in a connection that stands too.
     ([("one", SEEN), OTHER], [("one", {**SEEN, "requests": ["GET /a"]}), OTHER], set()),
     ([("one", {**SEEN, "requests": ["GET /a"]}), OTHER], [("one", SEEN), OTHER], set()),

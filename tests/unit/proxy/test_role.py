@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.cordon.agent_host.plugins.module_utils import _egress
+
+COLLECTIONS = next(path.parent for path in Path(_egress.__file__).parents if path.name == "ansible_collections")
 PLAY = [{
     "hosts": "localhost", "connection": "local", "gather_facts": False,
     "vars": {"firewall_agents": [{"name": "scout", "command": ["/bin/true"]}], "firewall_dns_servers": ["192.0.2.53"],
@@ -32,8 +35,8 @@ def run(tmp_path: Path, **variables) -> str:
     variables["__packages_read"] = {"ansible_facts": {"packages": {**OTHERS, **variables.pop("packages")}}}
     done = subprocess.run([str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", "--check", str(play),
                            "-e", json.dumps(variables)], capture_output=True, text=True, check=False, timeout=120,
-                          env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_LOCAL_TEMP": str(tmp_path / "local"),
-                               "ANSIBLE_REMOTE_TEMP": str(tmp_path / "remote")})
+                          env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS), "ANSIBLE_NOCOLOR": "1",
+                               "ANSIBLE_LOCAL_TEMP": str(tmp_path / "local"), "ANSIBLE_REMOTE_TEMP": str(tmp_path / "remote")})
     return done.stdout
 
 
