@@ -96,10 +96,8 @@ class Keys:
     def create(self) -> None:
         """Make the vault under another name and rename it when it is on disk: it exists whole or not at all."""
         private_directory(_vault.CIPHERS)
-        line = self._password
-        if self._place.unlock == "sealed":
-            line = next(candidates(self._run, self._place, None)).line
-        assert line is not None  # _vault.problems() asks for it
+        sealed = self._place.unlock == "sealed"
+        line = next(candidates(self._run, self._place, None)).line if sealed else self._given()
         self._init(line, self._how.cipher)
         rename(self._place.staging, self._place.cipher)
         self.keep_copy()
@@ -111,6 +109,13 @@ class Keys:
         argv = _gocryptfs.init_argv(self._place.staging, self._log_n(), cipher)
         self._gocryptfs(argv, f"{line}\n", f"{self._place.cipher} was not made")
         _sync(self._place.staging)
+
+    def _given(self) -> str:
+        """The operator's password."""
+        if self._password is None:
+            name = self._place.name
+            raise _vault.VaultError(f"vault of agent {name}: its password is needed: give passwords.{name}")
+        return self._password
 
     def keep_copy(self) -> None:
         """Keep a copy of gocryptfs.conf: it is encrypted, and a damaged byte of the only one would lose the vault."""
@@ -145,9 +150,9 @@ class Keys:
 
     def to_password(self) -> None:
         """Put a vault that a sealed key opened under the operator's password."""
-        assert self._password is not None  # _vault.problems() asks for it
-        if not self.opens(self._password):
-            self.renew_password(self._password)
+        password = self._given()
+        if not self.opens(password):
+            self.renew_password(password)
         for path in (self._place.key, self._place.next_key):
             remove(path)
 
@@ -212,13 +217,10 @@ class Keys:
         Needs a mount namespace of this process's own: see _vault_open.enter_private_namespace().
         """
         key, _master = self.opening()
-        line = new
+        line = key.line if new is None else new
         if self._place.unlock == "sealed":
             line = secrets.token_hex(32)
             self._store(self._place.next_key, line)
-        elif new is None:
-            line = key.line
-        assert line is not None
         with open(self._config, encoding="utf-8") as stream:
             cipher = _gocryptfs.cipher(_gocryptfs.parse_config(stream.read()))
         self._init(line, cipher)

@@ -13,6 +13,7 @@ import collections
 import hashlib
 import json
 import os
+import random
 import shlex
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from testbed import guest
 
 GUEST = guest.Guest("agenthost-1", TESTBED / "agenthost-1")
 DISK = GUEST.directory / "disk.qcow2"
+ENVIRONMENT = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": os.environ.get("CORDON_COLLECTIONS", ""), "ANSIBLE_NOCOLOR": "1"}
 SCRIPT = "/run/vault_rounds.py"
 CHUNK = 16 << 20
 
@@ -62,7 +64,15 @@ EACH = {
 }
 # scout alone has a limit of memory that a guest can reach.
 ROUNDS = {"scout": {**EACH, "out of memory": 6}, "scribe": EACH}
-OUTSIDE = ("reboot", "loss of power, vault open", "loss of power, vault closed", "loss of power while it opens")
+# What changes, over and over, as the power is lost: the variable `change` of change.yml.
+CHANGES = {
+    "loss of power while its key changes": "password",
+    "loss of power while its master key changes": "master",
+    "loss of power while its secrets change": "secrets",
+}
+OUTSIDE = ("reboot", "loss of power, vault open", "loss of power, vault closed", "loss of power while it opens", *CHANGES)
+# What change.yml writes.
+OTHER = {"notes_key": "molecule-other-key", "mirror_token": "molecule-other-mirror"}
 
 Round = dict[str, Any]
 
@@ -110,17 +120,24 @@ def _outside(host: Any, cause: str) -> Round:
     if cause == "reboot":
         subprocess.run(["make", "-s", "-C", REPOSITORY, "vm-reboot", f"TESTBED_DIR={TESTBED}"], check=True)
     else:
-        _prepare(cause)
+        changing = _change(CHANGES[cause]) if cause in CHANGES else None
+        if changing is None:
+            _prepare(cause)
         # QEMU closes the disk's image on SIGTERM; what the guest had in its own memory is gone, as in a loss of power.
         guest.stop(GUEST)
+        if changing is not None:
+            changing.kill()
+            changing.wait()
         left = _on_disk(wanted)
         guest.boot_again(GUEST, "")
         guest.wait(GUEST, time.monotonic(), 600)
+    if cause in CHANGES:
+        wrong += _settled(before)
     try:
         _eventually(lambda: _digests() == before, 180)
     except AssertionError:
         wrong.append(f"the secrets are not as they were: {_digests()}")
-    left += _on_disk(wanted)
+    left += _on_disk({**wanted, **_needles()})
     return {"agent": "scribe", "cause": cause, "seconds": time.monotonic() - begun, "left": left, "wrong": wrong}
 
 
@@ -134,9 +151,49 @@ def _prepare(cause: str) -> None:
         ssh("systemctl stop cordon-agent@scribe; systemctl start --no-block cordon-agent@scribe; sleep 0.3")
 
 
+def _play(*variables: str) -> list[str]:
+    """The command that runs change.yml against the guest."""
+    words = [word for variable in variables for word in ("--extra-vars", variable)]
+    return ["ansible-playbook", f"--inventory={TESTBED}/inventory.yml", *words, str(HERE / "change.yml")]
+
+
+def _change(what: str) -> subprocess.Popen[bytes]:
+    """Change it again and again; return in the middle of a change."""
+    if what == "master":
+        ssh("systemctl stop cordon-agent@scribe; while findmnt /srv/agents/scribe/.vault; do sleep 0.2; done")
+    changing = subprocess.Popen(_play(f"change={what}"), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=ENVIRONMENT)
+    assert changing.stdout is not None
+    for line in changing.stdout:
+        if line.startswith(b"changed:"):
+            break
+    assert changing.poll() is None, "change.yml did not change anything"
+    time.sleep(random.uniform(0, 3))
+    return changing
+
+
+def _settled(before: dict[str, str]) -> list[str]:
+    """After the boot the agent has its vault, with each secret whole; then a run of the roles' modules leaves it as it was."""
+
+    def each_is_whole() -> bool:
+        found = _digests()
+        return found.keys() == whole.keys() and all(found[name] in whole[name] for name in whole)
+
+    whole = {name: {digest, hashlib.sha256(OTHER.get(name, "").encode()).hexdigest()} for name, digest in before.items()}
+    wrong = []
+    try:
+        _eventually(each_is_whole, 180)
+    except AssertionError:
+        wrong.append(f"neither the old nor the new secrets: {_digests()}")
+    for expected in ("", "changed=0"):
+        mended = subprocess.run(_play("change=nothing"), capture_output=True, text=True, check=False, env=ENVIRONMENT)
+        if mended.returncode or expected not in mended.stdout:
+            wrong.append(mended.stdout[-2000:])
+    return wrong
+
+
 def _digests() -> dict[str, str]:
     """SHA-256 of each secret of scribe in its open vault; {} while it is closed."""
-    done = ssh("cd /srv/agents/scribe/.vault && find . -type f -exec sha256sum {} +")
+    done = ssh("cd /srv/agents/scribe/.vault && find * -type f -exec sha256sum {} +")
     return {name: digest for digest, name in (line.split() for line in done.stdout.splitlines())}
 
 
@@ -146,9 +203,10 @@ def _needles() -> dict[str, bytes]:
     key = ssh(unseal).stdout.strip()
     master = ssh("gocryptfs-xray -dumpmasterkey /var/lib/cordon/vault/scribe/gocryptfs.conf", key).stdout.strip()
     assert len(key) == 64 and len(master) == 64
-    value = ssh("cat /srv/agents/scribe/.vault/notes_key").stdout
-    return {"secret": value.encode(), "vault key": key.encode(), "master key": bytes.fromhex(master),
-            "master key, hexadecimal": master.encode()}
+    values = {name: ssh(f"cat /srv/agents/scribe/.vault/{name}").stdout.encode() for name in OTHER}
+    others = {f"other {name}": value.encode() for name, value in OTHER.items()}
+    keys = {"vault key": key.encode(), "master key": bytes.fromhex(master), "master key, hexadecimal": master.encode()}
+    return {**values, **others, **keys}
 
 
 def _on_disk(wanted: dict[str, bytes]) -> list[str]:

@@ -12,22 +12,14 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 pytestmark = pytest.mark.kernel
-HERE = Path(__file__).resolve().parents[1]
-SHARED = HERE.parent / "shared"
-# The guest's own variables too: they hold what its agents may reach by name, and the manifest must be the one that was applied.
-MANIFEST = {**yaml.safe_load((SHARED / "group_vars" / "all.yml").read_text()),
-            **yaml.safe_load((SHARED / "host_vars" / "agenthost-1.yml").read_text())}
 AGENT = "scribe"
-TESTBED = Path(os.environ["CORDON_TESTBED"])
 RECORD, HISTORY = "/etc/cordon/promotions.json", "/var/lib/cordon/promotions.jsonl"
 AUDIT_LOG = "/var/log/audit/audit.log"
 
@@ -55,24 +47,6 @@ def collected(data):
 edit("/etc/cordon/apparmor.json", loaded)
 edit("/var/lib/cordon/burn_in/{AGENT}.json", collected)
 """
-
-
-@pytest.fixture
-def play(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """play(NAME, *ARGUMENTS, **VARIABLES): run a playbook of the collection against the guest, as an operator does."""
-
-    def run(name: str, *arguments: str, **variables: Any) -> subprocess.CompletedProcess[str]:
-        site = tmp_path / "site.json"
-        site.write_text(json.dumps({**MANIFEST, "compliance_evidence_directory": str(tmp_path), **variables}))
-        argv = ["ansible-playbook", "-i", str(TESTBED / "inventory.yml"), "-e", f"@{site}", *arguments]
-        environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": os.environ["CORDON_COLLECTIONS"],
-                       "ANSIBLE_INJECT_FACT_VARS": "false", "ANSIBLE_NOCOLOR": "1", "USER": "molecule"}
-        done = subprocess.run([*argv, f"cordon.agent_host.{name}"], env=environment, cwd=HERE, check=False,
-                              capture_output=True, text=True)
-        print(done.stdout, done.stderr)
-        return done
-
-    return run
 
 
 @pytest.fixture
@@ -193,7 +167,8 @@ def test_a_demotion_is_recorded_told_and_undoes_enforce(
     history = [json.loads(line) for line in host.file(HISTORY).content_string.splitlines()]
     assert [(line["act"], line["agent"], line["reason"]) for line in history] == [
         ("promoted", AGENT, None), ("demoted", AGENT, reason)]
-    told = eventually(lambda: [body for body in map(body_of, (TESTBED / "webhook.jsonl").read_text().splitlines())
+    webhook = Path(os.environ["CORDON_TESTBED"]) / "webhook.jsonl"
+    told = eventually(lambda: [body for body in map(body_of, webhook.read_text().splitlines())
                                if body.get("alert") == "demoted"], 60)
     assert told[-1]["agent"] == AGENT and reason in told[-1]["summary"]
     # The burn-in begins anew.

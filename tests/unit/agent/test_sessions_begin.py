@@ -25,5 +25,6 @@ def test_a_session_that_never_began_is_no_success(monkeypatch, capsys, failed, a
         return subprocess.CompletedProcess(argv, answers[name])
 
     monkeypatch.setattr(sessions.subprocess, "run", run)
+    monkeypatch.setattr(sessions.unlock, "states", dict)
     assert sessions.run("scout", ["true"], terminal=False) == code
     assert says in capsys.readouterr().err
