@@ -33,7 +33,7 @@ class ActionModule(ActionBase):
     def _refusal(self) -> str:
         become = self._connection.become.name if self._connection.become else "none"
         return (
-            f"{self._task.action}: nothing was sent, because its arguments hold secrets and Ansible would write them to a file on the"
-            f" host: there is no pipelining with ANSIBLE_KEEP_REMOTE_FILES, with async, or with every connection and become plugin"
-            f" (here {self._connection.transport} and {become}). Use ssh with sudo, without these"
+            f"{self._task.action}: nothing was sent, because its arguments hold secrets and Ansible would write them to a file"
+            f" on the host: there is no pipelining with ANSIBLE_KEEP_REMOTE_FILES, with async, or with every connection and"
+            f" become plugin (here {self._connection.transport} and {become}). Use ssh with sudo, without these"
         )
