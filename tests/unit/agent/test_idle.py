@@ -29,24 +29,25 @@ LITTLE = BUSY - 1
         ([(0, 0, 0), (60, LITTLE, 0), (120, 2 * LITTLE, 0)], [SERVICE]),
         ([(0, 0, 0), (60, 0, 0), (120, BUSY, 0)], []),
         ([(0, 0, 0), (60, BUSY, 0), (120, BUSY, 0), (180, BUSY, 0)], [SERVICE]),
+        ([(0, BUSY, 0), (60, BUSY, 0), (120, 1, 0)], []),  # started again
         ([(0, 0, 7), (60, 0, 8), (120, 0, 9)], []),
         ([(0, 0, 7), (60, 0, 8), (120, 0, 8), (180, 0, 8)], [SERVICE]),
     ],
 )
 def test_a_unit_is_ended_after_two_minutes_of_nothing(looks, ended):
-    patience = Patience(120)
+    patience = Patience()
     for seconds, used, typed in looks:
-        found = patience.spent({SERVICE: Seen(used, typed)}, float(seconds))
+        found = patience.spent({SERVICE: Seen(used, typed)}, float(seconds), 120)
     assert found == ended
 
 
 def test_each_unit_has_its_own_patience_and_a_new_one_begins_anew():
-    patience = Patience(60)
-    patience.spent({SERVICE: Seen(0, 0)}, 0.0)
-    assert patience.spent({SERVICE: Seen(BUSY, 0), SESSION: Seen(0, 0)}, 60.0) == []
-    assert patience.spent({SERVICE: Seen(2 * BUSY, 0), SESSION: Seen(0, 0)}, 120.0) == [SESSION]
-    assert patience.spent({SERVICE: Seen(3 * BUSY, 0)}, 180.0) == []
-    assert patience.spent({SERVICE: Seen(4 * BUSY, 0), SESSION: Seen(0, 0)}, 240.0) == []
+    patience = Patience()
+    patience.spent({SERVICE: Seen(0, 0)}, 0.0, 60)
+    assert patience.spent({SERVICE: Seen(BUSY, 0), SESSION: Seen(0, 0)}, 60.0, 60) == []
+    assert patience.spent({SERVICE: Seen(2 * BUSY, 0), SESSION: Seen(0, 0)}, 120.0, 60) == [SESSION]
+    assert patience.spent({SERVICE: Seen(3 * BUSY, 0)}, 180.0, 60) == []
+    assert patience.spent({SERVICE: Seen(4 * BUSY, 0), SESSION: Seen(0, 0)}, 240.0, 60) == []
 
 
 def cgroup(top, unit, used, pids=()):
@@ -112,6 +113,15 @@ def test_it_looks_until_nothing_is_left(monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(idle, "units", lambda agent: next(looks))
     monkeypatch.setattr(idle, "end", lambda unit, after: ended.append((unit, after)))
-    monkeypatch.setattr(host, "require", lambda name: {"name": name, "vault": {"idle": "1m"}})
+    limits = iter(["2m", "30d", "1m", "1m"])
+    monkeypatch.setattr(host, "require", lambda name: {"name": name, "vault": {"idle": next(limits)}})
     assert idle.main(["scout"]) == 0
-    assert slept == [idle.PERIOD] * 3 and ended == [(SERVICE, "1m")]
+    assert slept == [idle.PERIOD] * 3 and ended == [(SERVICE, "1m")], "the manifest that counts is the one of the look"
+
+
+def test_it_ends_where_the_manifest_has_no_time_any_more(monkeypatch):
+    limits = iter(["1m", None])
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(idle, "units", lambda agent: {SERVICE: Seen(0, 0)})
+    monkeypatch.setattr(host, "require", lambda name: {"name": name, "vault": {"idle": next(limits)}})
+    assert idle.main(["scout"]) == 0

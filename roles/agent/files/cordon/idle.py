@@ -16,7 +16,7 @@ import os
 import re
 import sys
 import time
-from typing import Any, Dict, List, Mapping, NamedTuple
+from typing import Dict, List, Mapping, NamedTuple
 
 from . import host
 from ._manifest_values import duration_seconds
@@ -39,20 +39,20 @@ class Seen(NamedTuple):
 class Patience:
     """Since when each unit has done nothing."""
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+    def __init__(self) -> None:
         self._last: Dict[str, Seen] = {}
         self._since: Dict[str, float] = {}
 
-    def spent(self, seen: Mapping[str, Seen], now: float) -> List[str]:
-        """The units that have done nothing for long enough; now: seconds of a clock that nobody sets."""
+    def spent(self, seen: Mapping[str, Seen], now: float, seconds: float) -> List[str]:
+        """The units that have done nothing for so many seconds; now: seconds of a clock that nobody sets."""
         for unit, one in seen.items():
             last = self._last.get(unit)
-            if last is None or one.used - last.used >= BUSY or one.typed != last.typed:
+            # Less than before: it has been started again.
+            if last is None or not 0 <= one.used - last.used < BUSY or one.typed != last.typed:
                 self._since[unit] = now
         self._last = dict(seen)
         self._since = {unit: self._since[unit] for unit in seen}
-        return sorted(unit for unit in seen if now - self._since[unit] >= self._seconds)
+        return sorted(unit for unit in seen if now - self._since[unit] >= seconds)
 
 
 def units(agent: str, slices: str = SLICES) -> Dict[str, Seen]:
@@ -96,16 +96,20 @@ def end(unit: str, idle: str) -> None:
           flush=True)
 
 
-def watch(agent: Mapping[str, Any]) -> None:
-    """Look until nothing of the agent is left."""
-    idle = agent["vault"]["idle"]
-    patience = Patience(duration_seconds(idle))
+def limit(name: str) -> str:
+    """The vault.idle of the manifest as it is now, "" where it has none any more."""
+    return str(host.require(name).get("vault", {}).get("idle") or "")
+
+
+def watch(name: str) -> None:
+    """Look until nothing of the agent is left, or the manifest no longer limits it."""
+    patience = Patience()
     while True:
         time.sleep(PERIOD)
-        seen = units(agent["name"])
-        if not seen:
+        seen, idle = units(name), limit(name)
+        if not seen or not idle:
             return
-        for unit in patience.spent(seen, time.monotonic()):
+        for unit in patience.spent(seen, time.monotonic(), duration_seconds(idle)):
             end(unit, idle)
 
 
@@ -113,10 +117,9 @@ def main(arguments: List[str]) -> int:
     """idle NAME; exit code 2 where the manifest of this host does not say after what time."""
     (name,) = arguments
     try:
-        agent = host.require(name)
-        if not agent.get("vault", {}).get("idle"):
+        if not limit(name):
             raise host.HostError(f"the manifest has no vault.idle for agent {name}")
-        watch(agent)
+        watch(name)
     except host.HostError as error:
         print(f"cordon-idle: {error}", file=sys.stderr)
         return 2
