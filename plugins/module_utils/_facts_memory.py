@@ -26,6 +26,8 @@ POWER = "/sys/power"
 PATTERN = "/proc/sys/kernel/core_pattern"
 KDUMP_TOOLS = "/etc/default/kdump-tools"
 HIBERNATING = ("hibernate.target", "hybrid-sleep.target", "suspend-then-hibernate.target")
+# Types that cryptsetup writes into a mapping's uuid; of CRYPT-SUBDEV, CRYPT-VERITY and CRYPT-INTEGRITY none encrypts.
+ENCRYPTED = tuple("CRYPT-%s" % kind for kind in ("LUKS1-", "LUKS2-", "PLAIN-", "TCRYPT-", "LOOPAES-", "BITLK-", "FVAULT2-"))
 MASKED = "/dev/null"  # what `systemctl mask` links a unit to
 # makedumpfile(8), -d: leave out pages of the page cache (2 and 4) and of programs (8).
 USER_PAGES = 2 | 4 | 8
@@ -88,7 +90,7 @@ def _clear(source: Source, block: Optional[str], layers: int = MOST_LAYERS) -> O
     if block is None or not source.exists(block) or layers == 0:
         return None
     uuid = source.word(block + "/dm/uuid") if source.exists(block + "/dm/uuid") else ""
-    if (uuid or "").startswith("CRYPT-"):
+    if (uuid or "").startswith(ENCRYPTED):
         return False
     below = source.names(block + "/slaves") if source.exists(block + "/slaves") else []
     if not below:

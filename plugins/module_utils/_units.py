@@ -186,9 +186,13 @@ def resolv_conf(address: str) -> str:
     return f"# Rendered by cordon.agent_host.\nnameserver {address}\noptions edns0 timeout:2 attempts:1\n"
 
 
-def _rests(agent: Dict[str, Any]) -> str:
-    """What ends the agent's service and sessions that do nothing."""
-    return f" cordon-idle@{agent['name']}.service" if agent["vault"]["idle"] else ""
+def _rests(agent: Dict[str, Any]) -> List[str]:
+    """What ends the agent's service and sessions that do nothing.
+
+    Upholds and not Wants (systemd 249): it begins when something of the agent runs, which may be days after an operator's
+    vault was asked for, and one that just ended because nothing ran is started again for who comes in that moment.
+    """
+    return [f"Upholds=cordon-idle@{agent['name']}.service"] if agent["vault"]["idle"] else []
 
 
 def _vault_paths(agent: Dict[str, Any]) -> List[str]:
@@ -264,7 +268,6 @@ def confinement(
     operator's, beside the system's.
     """
     name, services = agent["name"], _services(agent)
-    wanted = services + _rests(agent)
     proxy = _egress.proxy_environment(agent, address or _egress.address(name), ca)
     lines = [
         f"# Confinement of agent {name}: one definition for its service and its sessions.",
@@ -273,7 +276,8 @@ def confinement(
         # BindsTo: no vault, no session; the vault closes after the last one (StopWhenUnneeded= there).
         f"BindsTo=cordon-vault@{name}.service",
         "Requires=cordon-firewall.service",
-        *([f"Wants={wanted.strip()}"] if wanted else []),
+        *([f"Wants={services.strip()}"] if services else []),
+        *_rests(agent),
         f"After=cordon-vault@{name}.service cordon-firewall.service{services} cordon-events.service apparmor.service",
         "",
         "[Service]",

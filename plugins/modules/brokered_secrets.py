@@ -13,7 +13,7 @@ description:
     so that only this host can open it. systemd opens it when the proxy starts, into memory that is never swapped, for the
     proxy's user alone.
   - The whole set in one call. A secret that is not listed any more is gone from the sealed file. Without secrets there is none.
-  - A proxy that runs goes on with what it was started with. Restart it after a change.
+  - A proxy that runs goes on with what it was started with. RV(in_force) says whether that is what is wanted.
   - Values appear in no argument of a command, environment variable, log, result or diff, and in no file in the clear.
 extends_documentation_fragment:
   - cordon.agent_host.attributes
@@ -84,6 +84,13 @@ secrets:
   type: list
   elements: dict
   sample: [{"name": "scout/openai_key", "before": "set", "after": "set to another value or place"}]
+in_force:
+  description:
+    - Whether what systemd opened for the proxy that runs is this set. Where it is not, restart C(cordon-proxy.service); a run that
+      broke off before it did so is mended by that.
+    - False too where no proxy runs and there are secrets.
+  returned: success
+  type: bool
 """
 
 import os
@@ -112,11 +119,11 @@ class Sealer:
         self._module = module
         self._program = module.get_bin_path("systemd-creds")
 
+    def missing(self) -> bool:
+        return not self._program
+
     def seal(self, text: str, key: str) -> str:
         """The text as only this host can open it."""
-        if not self._program:
-            raise ValueError("systemd-creds is missing, so nothing can be sealed for the proxy: it comes with systemd 250 "
-                             "(Debian 12, Ubuntu 24.04). On an older host take broker out of the secrets")
         argv = _vault.creds_argv(_brokered.CREDENTIAL, key, os.path.exists(_vault.TPM))
         rc, out, err = self._module.run_command(argv, data=text, binary_data=True, expand_user_and_vars=False)
         if rc != 0:
@@ -132,23 +139,34 @@ class Sealer:
         return str(out) if rc == 0 else None
 
 
-def _converge(module: AnsibleModule, secrets: List[_brokered.Secret]) -> List[_brokered.Change]:
-    wanted = _brokered.render(secrets, module.params["values"])
+def _in_force(wanted: str) -> bool:
+    """Whether the proxy that runs was started with this."""
+    try:
+        with open(_brokered.INCLUDED, encoding="utf-8") as stream:
+            return stream.read() == wanted
+    except FileNotFoundError:
+        return not wanted
+
+
+def _converge(module: AnsibleModule, sealer: Sealer, wanted: str) -> List[_brokered.Change]:
+    if wanted and sealer.missing():
+        raise ValueError("systemd-creds is missing, so nothing can be sealed for the proxy: it comes with systemd 250 "
+                         "(Debian 12, Ubuntu 24.04). On an older host take broker out of the secrets")
     try:
         parent = _files.open_parent(_brokered.SEALED)
     except FileNotFoundError:
         if module.check_mode or not wanted:
             return _brokered.changes(wanted, "")
-        raise ValueError(f"{os.path.dirname(_brokered.SEALED)} is missing: install the proxy first, by the role "
-                         "cordon.agent_host.firewall") from None
+        os.makedirs(os.path.dirname(_brokered.SEALED), mode=0o755, exist_ok=True)
+        parent = _files.open_parent(_brokered.SEALED)
     try:
-        return _in_place(module, parent, wanted)
+        return _in_place(module, sealer, parent, wanted)
     finally:
         os.close(parent)
 
 
-def _in_place(module: AnsibleModule, parent: int, wanted: str) -> List[_brokered.Change]:
-    sealer, name = Sealer(module), os.path.basename(_brokered.SEALED)
+def _in_place(module: AnsibleModule, sealer: Sealer, parent: int, wanted: str) -> List[_brokered.Change]:
+    name = os.path.basename(_brokered.SEALED)
     seen = _files.observe(parent, name)
     present = sealer.unseal() if seen.kind == "file" else ""
     right = seen.kind == "file" and (seen.mode, seen.uid, seen.gid) == ROOTS_ALONE
@@ -180,11 +198,14 @@ def main() -> None:
     mistakes = _brokered.mistakes(secrets, module.params["values"])
     if mistakes:
         module.fail_json(msg="brokered_secrets: nothing was written. " + "; ".join(mistakes))
+    wanted = _brokered.render(secrets, module.params["values"])
     try:
-        found = _converge(module, secrets)
+        found = _converge(module, Sealer(module), wanted)
+        in_force = _in_force(wanted)
     except (OSError, ValueError, _files.UnsafePath) as error:
         module.fail_json(msg=f"brokered_secrets: {error}")
-    module.exit_json(changed=bool(found), secrets=[change._asdict() for change in found], diff=_brokered.diff(found))
+    done = [change._asdict() for change in found]
+    module.exit_json(changed=bool(found), secrets=done, in_force=in_force, diff=_brokered.diff(found))
 
 
 if __name__ == "__main__":

@@ -293,7 +293,7 @@ def test_a_vault_that_is_not_writable_needs_no_mounts_of_the_unit():
 @pytest.mark.parametrize(("idle", "wanted"), [(None, []), ("30m", ["cordon-idle@scout.service"])])
 def test_an_agent_that_may_rest_wants_who_ends_it(idle, wanted):
     text = _units.confinement(agent(vault={"idle": idle}), TOOLS)
-    assert setting(text, "Wants") == wanted
+    assert setting(text, "Upholds") == wanted
 
 
 def test_who_ends_an_idle_agent_does_not_keep_the_vault_open():

@@ -41,6 +41,8 @@ def layers(*uuids):
         ({f"{CLASS}/vda2/size": "1"}, "/dev/vda2 partition 1 0 -2", True),
         (layers(CRYPT), "/dev/dm-0 partition 1 0 -2", False),
         (layers(LVM), "/dev/dm-0 partition 1 0 -2", True),
+        (layers("CRYPT-INTEGRITY-swap\n"), "/dev/dm-0 partition 1 0 -2", True),  # integritysetup: nothing is encrypted
+        (layers("CRYPT-INTEGRITY-swap\n", "CRYPT-LUKS2-0123-swap\n"), "/dev/dm-0 partition 1 0 -2", False),
         (layers(LVM, CRYPT), "/dev/dm-0 partition 1 0 -2", False),  # Debian's encrypted LVM
         (layers(CRYPT, LVM), "/dev/dm-0 partition 1 0 -2", False),
         ({}, "/dev/vdb1 partition 1 0 -2", None),

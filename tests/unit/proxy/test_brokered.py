@@ -140,6 +140,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     place = tmp_path / "proxy" / "brokered.cred"
     place.parent.mkdir()
     monkeypatch.setattr(_brokered, "SEALED", str(place))
+    monkeypatch.setattr(_brokered, "INCLUDED", str(tmp_path / "opened"))
     monkeypatch.setattr(module, "ROOTS_ALONE", (0o600, os.getuid(), os.getgid()))
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
 
@@ -188,6 +189,30 @@ def test_the_module_changes_removes_and_mends(run: Callable[..., dict[str, Any]]
 def test_the_module_writes_nothing_where_a_value_is_missing(run: Callable[..., dict[str, Any]]) -> None:
     done = run(DECLARED, {"scout": {"key": CANARY}})
     assert done["failed"] and "scout.token: no value" in done["msg"] and not done["place"].exists()
+
+
+def test_it_tells_whether_the_proxy_that_runs_has_them(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    """A run that broke off before the restart leaves a file that is right, and a proxy that adds what it had before."""
+    opened = tmp_path / "opened"
+    assert run([], {})["in_force"] and not run(DECLARED, PROXYS)["in_force"]
+    opened.write_text(_brokered.render(sorted(DECLARED), PROXYS))
+    assert run(DECLARED, PROXYS)["in_force"]
+    other = {"scout": {**PROXYS["scout"], "key": f"{CANARY}-new"}}
+    assert not run(DECLARED, other, check=True)["in_force"]
+    assert not run([], {})["in_force"], "withdrawn, and still added"
+
+
+def test_without_systemd_creds_a_check_fails_too(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    (tmp_path / "bin" / "systemd-creds").unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(tmp_path / "bin"))
+        patch.setattr(module.AnsibleModule, "get_bin_path", lambda self, name: None)
+        assert "it comes with systemd 250" in run(DECLARED, PROXYS, check=True)["msg"]
+
+
+def test_its_directory_is_made_where_it_is_missing(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    (tmp_path / "proxy").rmdir()
+    assert run(DECLARED, PROXYS)["place"].exists()
 
 
 def test_a_link_in_its_place_is_replaced_and_not_followed(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ since the last look, and at whose terminal nothing was typed, did nothing.
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import re
@@ -63,8 +64,10 @@ def units(agent: str, slices: str = SLICES) -> Dict[str, Seen]:
         if ours.fullmatch(os.path.basename(place)):
             try:
                 found[os.path.basename(place)] = Seen(_used(place), _typed(place))
-            except FileNotFoundError:
-                pass  # it ended meanwhile
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENODEV):
+                    raise
+                # It ended meanwhile, before or after its file was opened.
     return found
 
 
