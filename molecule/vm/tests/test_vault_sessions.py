@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 MANIFEST, POINT = "/etc/cordon/manifest.json", "/srv/agents/scribe/.vault"
+# Nothing but what somebody types; script(1) is the terminal.
+TYPED = "(while sleep 5; do echo typed; done) | script --quiet --flush --command 'cordonctl run scribe -- cat' /dev/null"
 WORK = "while :; do i=0; while [ $i -lt 20000 ]; do i=$((i + 1)); done; sleep 5; done"
 TO_A_MINUTE = f"""
 import json
@@ -37,7 +39,7 @@ def one_minute(host: Any) -> Iterator[None]:
     host.check_output(f'python3 -c "{TO_A_MINUTE}"')
     yield
     host.check_output(f"mv {MANIFEST}.before {MANIFEST}")
-    host.run("systemctl stop idle-session busy-session")
+    host.run("systemctl stop idle-session busy-session typed-session")
     host.run("systemctl stop cordon-agent@scribe.service")
     host.check_output("systemctl start cordon-agent@scribe.service")
 
@@ -47,21 +49,26 @@ def sessions(host: Any) -> list[str]:
     return [line.split()[0] for line in shown.splitlines()]
 
 
-def test_what_does_nothing_is_ended_and_what_works_is_not(host: Any, one_minute: None, eventually: Callable[..., Any]) -> None:
+def test_what_does_nothing_is_ended_and_what_works_or_is_typed_at_is_not(
+    host: Any, one_minute: None, eventually: Callable[..., Any]
+) -> None:
     begun = time.monotonic()
     host.check_output("systemctl start cordon-agent@scribe.service")
     run = "systemd-run --quiet --collect --unit={name} cordonctl run scribe -- {command}"
     host.check_output(run.format(name="busy-session", command=f"/bin/sh -c '{WORK}'"))
     eventually(lambda: len(sessions(host)) == 1, 60)
     (busy,) = sessions(host)
-    host.check_output(run.format(name="idle-session", command="/bin/sleep infinity"))
+    host.check_output(f'systemd-run --quiet --collect --unit=typed-session sh -c "{TYPED}"')
     eventually(lambda: len(sessions(host)) == 2, 60)
+    (typed,) = {*sessions(host)} - {busy}
+    host.check_output(run.format(name="idle-session", command="/bin/sleep infinity"))
+    eventually(lambda: len(sessions(host)) == 3, 60)
 
-    eventually(lambda: sessions(host) == [busy] and not host.service("cordon-agent@scribe").is_running, 300)
+    eventually(lambda: {*sessions(host)} == {busy, typed} and not host.service("cordon-agent@scribe").is_running, 300)
     assert time.monotonic() - begun > 60
     told = host.check_output("journalctl --no-pager --output=cat --unit=cordon-idle@scribe")
     assert "cordon-agent@scribe.service did nothing for 1m, as vault.idle says: ended" in told
-    assert busy not in told
+    assert busy not in told and typed not in told
     assert host.mount_point(POINT).exists, "the vault closed while a session was at work"
 
     shown = host.check_output("systemctl show --property=ActiveState,Result cordon-agent@scribe.service").split()
@@ -69,6 +76,6 @@ def test_what_does_nothing_is_ended_and_what_works_is_not(host: Any, one_minute:
     status = json.loads(host.run("cordonctl status scribe --json").stdout)
     assert [one["id"] for one in status["attention"] if one["status"] in ("fail", "error")] == []
 
-    host.check_output(f"systemctl stop {busy}")
+    host.check_output(f"systemctl stop {busy} {typed}")
     eventually(lambda: not host.mount_point(POINT).exists, 60)
     eventually(lambda: not host.service("cordon-idle@scribe").is_running, 120)
