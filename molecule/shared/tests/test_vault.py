@@ -219,7 +219,7 @@ def test_in_a_writable_vault_the_secrets_stay_as_they_are(
     """Through gocryptfs alone the agent could: its files are shown as the agent's, and changed with root's rights."""
     done = as_agent("scribe", "/bin/sh", "-c", attempt.format(point=POINT))
     assert done.rc != 0, done.stdout
-    assert host.check_output(f"ls {POINT}").split() == ["notes_key", "own"]
+    assert host.check_output(f"ls {POINT}").split() == ["mirror_token", "notes_key", "own"]
     assert host.file(f"{POINT}/notes_key").content_string == VALUE
     assert host.file(f"{POINT}/notes_key").mode == 0o400
 

@@ -47,12 +47,13 @@ def test_an_ordinary_user_would_have_had_to_bring_it_himself(
 
 
 def test_the_agent_finds_it_nowhere(host: Any, as_agent: Callable[..., Any]) -> None:
-    look = (f"env; ls -la ~/.vault; cat {OPENED} {SEALED} /etc/cordon/proxy/squid.conf ~/.vault/api_key; "
+    look = (f"env; cat {OPENED} {SEALED} /etc/cordon/proxy/squid.conf ~/.vault/api_key; "
             "cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline | tr '\\0' '\\n'; "
             f"grep -rsl {VALUE[:-1]}[y] ~ /tmp /var/tmp /dev/shm; true")
     found = as_agent("scout", "sh", "-c", look)
     assert VALUE not in found.stdout + found.stderr
-    assert "github_token" in found.stdout and "api_key" not in found.stdout.replace("api_key: ", "")
+    held = as_agent("scout", "ls", "/srv/agents/scout/.vault").stdout.split()
+    assert "github_token" in held and "api_key" not in held
     assert VALUE in host.check_output(f"cat {OPENED}"), "root sees what was looked for"
 
 

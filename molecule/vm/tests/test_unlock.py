@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A vault that an operator unlocks: the agent's start waits for the password, which no file ever holds.
 
-scribe's vault is made one for the time of this module: the same directory, user and secret, another password.
+scribe's vault is made one for the time of this module: the same directory, user and secrets, another password.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MANIFEST = """import json, pathlib
 path = pathlib.Path("/etc/cordon/manifest.json")
 record = json.loads(path.read_text())
 scribe = next(one for one in record["agents"] if one["name"] == "scribe")
-scribe["vault"] = {"unlock": "operator", "writable": False, "idle": None}
+scribe["vault"]["unlock"] = "operator"
 path.write_text(json.dumps(record))
 """
 AWAY, CIPHER, KEYS = "/var/lib/cordon-molecule", "/var/lib/cordon/vault/scribe", "/etc/cordon/vault"
@@ -71,7 +71,8 @@ def operators(host: Any) -> Iterator[None]:
         "set -e; umask 077; mkdir {cipher} {away}/open; cd /; "
         "printf %s {password} | gocryptfs -init -q -scryptn 16 {cipher}; "
         "printf %s {password} | gocryptfs -q -nosyslog {cipher} {away}/open; "
-        "printf %s {value} > {away}/open/notes_key; chown agent-scribe: {away}/open/notes_key; chmod 0400 {away}/open/notes_key; "
+        "cd {away}/open; printf %s {value} | tee mirror_token > notes_key; "
+        "chown agent-scribe: notes_key mirror_token; chmod 0400 notes_key mirror_token; cd /; "
         "umount {away}/open"
     )
     host.check_output(fill.format(away=AWAY, cipher=CIPHER, password=shlex.quote(PASSWORD), value=VALUE))

@@ -23,6 +23,7 @@ import ssl
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
 NAMESPACE, INSIDE, OUTSIDE = "world", "world1", "world0"
@@ -229,6 +230,7 @@ def tls() -> ssl.SSLContext:
 
 async def serve() -> None:
     """All services at all addresses."""
+    Path(ARRIVALS).touch()  # nothing has arrived yet
     loop, hosts, context = asyncio.get_running_loop(), list(ADDRESSES), tls()
     await asyncio.start_server(quiet(dns_stream), [RESOLVER, ROGUE], 53)
     for port in TLS_PORTS:
