@@ -86,8 +86,8 @@ secrets:
   sample: [{"name": "scout/openai_key", "before": "set", "after": "set to another value or place"}]
 in_force:
   description:
-    - Whether what systemd opened for the proxy that runs is this set. Where it is not, restart C(cordon-proxy.service); a run that
-      broke off before it did so is mended by that.
+    - Whether what systemd opened for the proxy that runs is this set. Where it is not, restart C(cordon-proxy.service). So a run
+      that broke off before its restart is mended by the next one.
     - False too where no proxy runs and there are secrets.
   returned: success
   type: bool
