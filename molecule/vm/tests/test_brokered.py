@@ -18,13 +18,13 @@ pytestmark = pytest.mark.kernel
 VALUE = "molecule-brokered-key"
 SEALED = "/etc/cordon/proxy/brokered.cred"
 OPENED = "/run/credentials/cordon-proxy.service/brokered"
-HOST, OTHER = "https://inspected.example.org/brokered", "https://api.example.org/brokered"
+HOST, OTHER = "https://inspected.example.org/v1/brokered", "https://api.example.org/v1/brokered"
 # Everything a host writes to; what systemd opened is looked at by itself.
 WRITABLE = "/etc /var /dev/shm /tmp /srv /home /root /run"
 
 
 def _of_world(arrivals: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [one for one in arrivals if one["kind"] == "https" and one["path"] == "/brokered"]
+    return [one for one in arrivals if one["kind"] == "https" and one["path"] == "/v1/brokered"]
 
 
 def test_the_world_gets_the_secret_at_its_one_host_only(
