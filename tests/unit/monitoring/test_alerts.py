@@ -68,6 +68,13 @@ def test_the_same_alert_is_sent_once_in_a_window_and_the_rest_counted() -> None:
     assert window.admit({**made, "agent": "other"}, 1) is not None
 
 
+def test_what_a_window_remembers_ends_with_it() -> None:
+    window = alert_rules.Window(60)
+    for number in range(100):
+        window.admit({**alert_rules.alert(event(), alert_rules.SENSITIVE), "agent": f"a{number}"}, number)
+    assert len(window._since) == 60
+
+
 def settings(**changes: Any) -> Settings:
     return Settings("host", None, None, 900, True, SENSITIVE)._replace(**changes)
 

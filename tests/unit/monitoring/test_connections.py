@@ -70,8 +70,7 @@ def joined(events: list[Event]) -> list[Event]:
 
 @pytest.fixture
 def refused(acts: dict[int, AuditEvent]) -> Event:
-    event = normalise.audit_event(acts[236], {999: "probe"}, "host")
-    assert event
+    (event,) = normalise.audit_events(acts[236], {999: "probe"}, "host")
     return event
 
 
@@ -112,6 +111,5 @@ def test_a_connection_waits_no_longer_than_the_hold(refused: Event) -> None:
 
 
 def test_other_kinds_do_not_wait(acts: dict[int, AuditEvent]) -> None:
-    event = normalise.audit_event(acts[216], {999: "probe"}, "host")
-    assert event
+    (event,) = normalise.audit_events(acts[216], {999: "probe"}, "host")
     assert list(Correlator().offer(event, 0.0)) == [event]

@@ -93,3 +93,20 @@ def test_every_process_start_is_written_up_to_the_agents_ceiling() -> None:
     assert limiter.allow(event("x", agent="other")), "another agent has a ceiling of its own"
     (counted,) = limiter.due(WINDOW)
     assert (counted["suppressed"], counted["operation"], "argv" in counted) == (2, "any", False)
+
+
+def test_a_flood_of_one_act_leaves_room_for_others_and_is_counted_once() -> None:
+    limiter = Limiter("host", same=3, ceiling=10)
+    flood = [event(str(number)) for number in range(50)]
+    assert len([one for one in flood if limiter.allow(one)]) == 3
+    assert limiter.allow(event("x", path="/etc/gshadow"))
+    assert [count["suppressed"] for count in limiter.due(WINDOW)] == [47]
+
+
+def test_many_floods_at_once_make_few_counts() -> None:
+    limiter = Limiter("host", same=3, ceiling=30)
+    flood = [event(f"{path}.{number}", path=f"/etc/{path}") for path in range(500) for number in range(5)]
+    written = [one for one in flood if limiter.allow(one)]
+    counts = limiter.due(WINDOW)
+    assert (len(written), len(counts)) == (30, 11)
+    assert len(written) + sum(count["suppressed"] for count in counts) == len(flood)

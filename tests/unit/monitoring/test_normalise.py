@@ -8,10 +8,19 @@ from __future__ import annotations
 import pytest
 from cordon_monitoring import normalise
 from cordon_monitoring.act import Act, AuditEvent
+from cordon_monitoring.event import Event
 
 AGENTS = {999: "probe"}
 STACK = "cordon.probe//&cordon.probe.main"
 SECRET = "/srv/agents/probe/.vault/github_token"
+
+
+def event_of(act: AuditEvent, by_uid: dict[int, str], host: str) -> Event | None:
+    """The only event of an act."""
+    found = normalise.audit_events(act, by_uid, host)
+    assert len(found) <= 1
+    return found[0] if found else None
+
 
 # serial of the recorded act: what the event must say
 EXPECTED = {
@@ -84,7 +93,7 @@ NO_EVENT = {
 
 @pytest.mark.parametrize("serial", EXPECTED)
 def test_an_act_becomes_the_event(acts: dict[int, AuditEvent], serial: int) -> None:
-    event = normalise.audit_event(acts[serial], AGENTS, "host")
+    event = event_of(acts[serial], AGENTS, "host")
     assert event is not None
     expected = {
         "agent": "probe",
@@ -99,7 +108,7 @@ def test_an_act_becomes_the_event(acts: dict[int, AuditEvent], serial: int) -> N
 
 @pytest.mark.parametrize("serial", NO_EVENT)
 def test_what_is_no_act_becomes_nothing(acts: dict[int, AuditEvent], serial: int) -> None:
-    assert normalise.audit_event(acts[serial], AGENTS, "host") is None
+    assert event_of(acts[serial], AGENTS, "host") is None
 
 
 def test_every_recorded_act_is_in_a_table(acts: dict[int, AuditEvent]) -> None:
@@ -109,12 +118,12 @@ def test_every_recorded_act_is_in_a_table(acts: dict[int, AuditEvent]) -> None:
 @pytest.mark.parametrize("serial", [serial for serial in EXPECTED if serial != 324 and serial < 600])
 def test_users_who_are_no_agents_leave_no_event(acts: dict[int, AuditEvent], serial: int) -> None:
     unconfined = [{**record, "profile": "other"} for record in acts[serial].records]
-    assert normalise.audit_event(acts[serial]._replace(records=unconfined), {1000: "someone"}, "host") is None
+    assert event_of(acts[serial]._replace(records=unconfined), {1000: "someone"}, "host") is None
 
 
 def test_an_apparmor_record_alone_is_enough(acts: dict[int, AuditEvent]) -> None:
     avc = [record for record in acts[629].records if record["type"] == "AVC"]
-    event = normalise.audit_event(acts[629]._replace(records=avc), {}, "host")
+    event = event_of(acts[629]._replace(records=avc), {}, "host")
     assert event is not None
     assert (event["agent"], event["outcome"], event["path"]) == ("probe", "denied", "/var/log/wtmp")
 
@@ -132,7 +141,7 @@ def test_a_denied_signal_names_its_target() -> None:
         },
         {"type": "OBJ_PID", "opid": "1", "ocomm": "systemd"},
     ]
-    event = normalise.audit_event(AuditEvent(1.0, "1.000:1", records), AGENTS, "host")
+    event = event_of(AuditEvent(1.0, "1.000:1", records), AGENTS, "host")
     assert event is not None
     assert (event["kind"], event["outcome"], event["operation"], event["reason"]) == (
         "process",

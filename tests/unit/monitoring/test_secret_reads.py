@@ -18,7 +18,7 @@ from cordon_monitoring.config import Agents, Settings
 from cordon_monitoring.limit import CEILING, SAME, Limiter
 from cordon_monitoring.pipeline import Pipeline
 
-PATH = "/srv/agents/probe/.vault/github_token"
+PATH, URL = "/srv/agents/probe/.vault/github_token", "/srv/agents/probe/.vault/url"
 SECRETS = {"probe": {"github_token": ["git"], "url": []}}
 AGENTS = Agents({999: "probe", 998: "other"}, frozenset({"probe", "other"}), secrets=SECRETS)
 UNIT = "cordon-session-probe-0123abcd.service"
@@ -35,16 +35,29 @@ def login(number: int, unit: str = UNIT, **changes: str) -> list[AuditEvent]:
     return [AuditEvent(1.0, f"1.000:{number}", records) for records in parts]
 
 
+# By which system call a program does what AppArmor has these words for.
+CALLS = {"open": "openat", "file_inherit": "execve", "file_receive": "recvmsg", "getattr": "newfstatat", "unlink": "unlinkat",
+         "mknod": "openat", "exec": "execve", "file_mmap": "execve"}  # fmt: skip
+STARTED = [{"type": "EXECVE", "argc": "1", "a0": "git"}, {"type": "PATH", "name": "/usr/bin/git", "nametype": "NORMAL"}]
+
+
 def reading(number: int, verdict: str = "AUDIT", profile: str = "git", operation: str = "open", **changes: str) -> AuditEvent:
     """What the kernel records of an open of a secret."""
     avc = {"type": "AVC", "apparmor": verdict, "operation": operation, "profile": f"cordon.probe.{profile}", "name": PATH,
            "pid": "7", "comm": "x", "requested_mask": "r", "denied_mask": "r", **changes}  # fmt: skip
     if verdict == "AUDIT":
         del avc["denied_mask"]
-    label = f"cordon.probe//&cordon.probe.{profile}"
-    call = {"type": "SYSCALL", "syscall": "openat", "exit": "-13" if verdict == "DENIED" else "3", "uid": "999", "pid": "7",
+    label, call = f"cordon.probe//&cordon.probe.{profile}", CALLS[operation]
+    failed = verdict == "DENIED" and call not in ("execve", "recvmsg")  # a start goes on, a message comes without the file
+    said = {"type": "SYSCALL", "syscall": call, "exit": "-13" if failed else "3", "uid": "999", "pid": "7",
             "exe": "/usr/bin/git", "subj": label, "ses": str(number)}  # fmt: skip
-    return AuditEvent(2.0, f"2.000:{number}", [avc, call])
+    return AuditEvent(2.0, f"2.000:{number}", [avc, said, *(STARTED if call == "execve" else [])])
+
+
+def together(first: AuditEvent, *others: AuditEvent) -> AuditEvent:
+    """One act, of which AppArmor said what it said of these."""
+    said = [record for other in others for record in other.records if record["type"] == "AVC"]
+    return first._replace(records=[*first.records[:1], *said, *first.records[1:]])
 
 
 def begin(sessions: AuditSessions, *logins: list[AuditEvent]) -> None:
@@ -103,7 +116,7 @@ def test_a_read_has_agent_secret_program_and_session(sessions: AuditSessions) ->
 )  # fmt: skip
 def test_who_reads_what_the_manifest_does_not_list_for_it(sessions: AuditSessions, act: AuditEvent, listed: bool | None) -> None:
     written, raised = take(*login(7), act, sessions=sessions)
-    assert [event["listed"] for event in written] == [listed]
+    assert [event["listed"] for event in written if event["kind"] == "secret"] == [listed]
     assert [found["alert"] for found in raised] == ([alert_rules.SECRET] if listed is False else [])
     assert {event["session"] for event in written} == {UNIT}
 
@@ -127,9 +140,120 @@ def test_the_alert_says_who_read_or_was_refused_what(sessions: AuditSessions) ->
 
 
 def test_misuse_of_one_secret_does_not_hide_that_of_another(sessions: AuditSessions) -> None:
-    another = reading(7, "ALLOWED", "main", name="/srv/agents/probe/.vault/other_token")
+    another = reading(7, "ALLOWED", "main", name=URL)
     _written, raised = take(*[reading(7, "ALLOWED", "main")] * 5, *[another] * 5, sessions=sessions)
-    assert [found["event"]["secret"] for found in raised] == ["github_token", "other_token"]
+    assert [found["event"]["secret"] for found in raised] == ["github_token", "url"]
+
+
+def test_a_refusal_does_not_hide_a_read(sessions: AuditSessions) -> None:
+    refused, read = reading(7, "DENIED", "main"), reading(7, "ALLOWED", "main")
+    _written, raised = take(*[refused] * 5, *[read] * 5, sessions=sessions)
+    assert [found["event"]["outcome"] for found in raised] == ["denied", "allowed"]
+
+
+def test_names_that_an_agent_chooses_do_not_make_more_alerts(sessions: AuditSessions) -> None:
+    made_up = [reading(7, "ALLOWED", "main", name=f"/srv/agents/probe/.vault/x{number}") for number in range(200)]
+    _written, raised = take(*made_up, reading(7, "ALLOWED", "main"), sessions=sessions)
+    assert [found["event"]["secret"] for found in raised] == ["x0", "github_token"]
+
+
+def test_names_in_the_vault_of_another_do_not_make_more_alerts(sessions: AuditSessions) -> None:
+    call = {"type": "SYSCALL", "syscall": "openat", "exit": "-13", "uid": "999", "pid": "7", "exe": "/usr/bin/python3"}
+    acts = [
+        AuditEvent(2.0, f"2.000:{number}", [call, {"type": "PATH", "name": f"/srv/agents/other/.vault/x{number}"}])
+        for number in range(200)
+    ]
+    _written, raised = take(*acts, sessions=sessions)
+    assert [found["alert"] for found in raised] == [alert_rules.SENSITIVE]
+
+
+@pytest.mark.parametrize(("verdict", "outcome"), [("ALLOWED", "allowed"), ("DENIED", "denied")])
+def test_a_start_that_inherits_a_secret_is_a_start_and_a_read(
+    sessions: AuditSessions, verdict: str, outcome: str
+) -> None:
+    act = reading(7, verdict, "main", "file_inherit")
+    (start, read), raised = take(*login(7), act, sessions=sessions)
+    wanted = {"kind": "process", "operation": "exec", "path": "/usr/bin/git", "argv": ["git"], "outcome": "allowed",
+              "reason": None}  # fmt: skip
+    assert {name: start[name] for name in wanted} == wanted
+    wanted = {"kind": "secret", "operation": "file_inherit", "path": PATH, "outcome": outcome, "listed": False}
+    assert {name: read[name] for name in wanted} == wanted
+    assert start["session"] == read["session"] == UNIT and start["id"] != read["id"]
+    assert [(found["alert"], found["event"]["id"]) for found in raised] == [(alert_rules.SECRET, read["id"])]
+
+
+def test_a_start_of_which_more_was_said_keeps_its_own_path(sessions: AuditSessions) -> None:
+    start = reading(7, "ALLOWED", "main", "exec", name="/opt/git", requested_mask="x", denied_mask="x")
+    others = [reading(7, "DENIED", "main", operation, name="/opt/x") for operation in ("file_inherit", "file_mmap")]
+    written, raised = take(together(start, *others), sessions=sessions)
+    assert [(event["kind"], event["operation"], event["path"], event["outcome"]) for event in written] == [
+        ("process", "exec", "/opt/git", "allowed"),
+        ("file", "file_inherit", "/opt/x", "denied"),
+        ("file", "file_mmap", "/opt/x", "denied"),
+    ]
+    assert raised == []
+
+
+SENT = reading(7, "ALLOWED", "main", "file_receive")
+
+
+@pytest.mark.parametrize(
+    ("decoy", "kind", "listed"),
+    [
+        (reading(7, "AUDIT", "main", "file_receive", name=URL), "secret", True),
+        (reading(7, "ALLOWED", "main", "file_receive", name="/opt/x"), "file", None),
+        (reading(7, "DENIED", "main", "file_receive", name="/opt/x"), "file", None),
+    ],
+)
+@pytest.mark.parametrize("decoy_first", [True, False])
+def test_each_file_of_those_sent_in_one_message_is_told(
+    sessions: AuditSessions, decoy: AuditEvent, kind: str, listed: bool | None, decoy_first: bool
+) -> None:
+    act = together(decoy, SENT) if decoy_first else together(SENT, decoy)
+    written, raised = take(*login(7), act, sessions=sessions)
+    assert sorted((event["kind"], event["path"], event.get("listed")) for event in written) == sorted(
+        [(kind, decoy.records[0]["name"], listed), ("secret", PATH, False)]
+    )
+    assert len({event["id"] for event in written}) == 2 and {event["session"] for event in written} == {UNIT}
+    assert [found["event"]["secret"] for found in raised] == ["github_token"]
+
+
+def test_a_decoy_of_another_kind_hides_no_read_either(sessions: AuditSessions) -> None:
+    asked = {"type": "AVC", "apparmor": "ALLOWED", "operation": "recvmsg", "profile": "cordon.probe.main", "family": "unix",
+             "sock_type": "stream", "requested_mask": "receive", "denied_mask": "receive"}  # fmt: skip
+    written, raised = take(SENT._replace(records=[asked, *SENT.records]), sessions=sessions)
+    assert [event["kind"] for event in written] == ["connection", "secret"]
+    assert [found["alert"] for found in raised] == [alert_rules.SECRET]
+    by_one_call = [{**record, "syscall": "socketcall"} if record["type"] == "SYSCALL" else record for record in SENT.records]
+    written, raised = take(SENT._replace(records=by_one_call), sessions=sessions)
+    assert [event["kind"] for event in written] == ["secret"]
+    assert [found["alert"] for found in raised] == [alert_rules.SECRET]
+
+
+def test_a_read_that_may_create_the_file_is_a_read(sessions: AuditSessions) -> None:
+    """On a file system of FUSE the kernel asks for the creation before it knows that the file is there."""
+    asked = {"requested_mask": "c", "denied_mask": "c"}
+    create = reading(7, "ALLOWED", "main", "mknod", **asked)
+    _written, raised = take(together(create, reading(7, "ALLOWED", "main")), sessions=sessions)
+    assert [found["alert"] for found in raised] == [alert_rules.SECRET]
+    create = reading(7, "ALLOWED", "main", "mknod", name="/opt/x", **asked)
+    written, _raised = take(together(create, reading(7, "ALLOWED", "main", name="/opt/x")), sessions=sessions)
+    assert [(event["kind"], event["path"]) for event in written] == [("file", "/opt/x")], "of another file one event is enough"
+
+
+def test_an_agent_is_known_by_its_profile_alone_at_a_start_too(sessions: AuditSessions) -> None:
+    act = reading(7, "ALLOWED", "main", "file_inherit")
+    act.records[1]["uid"] = "1234"  # of a manifest that was changed since
+    written, _raised = take(act, sessions=sessions)
+    assert [(event["kind"], event["agent"]) for event in written] == [("process", "probe"), ("secret", "probe")]
+
+
+def test_what_both_layers_say_of_one_file_is_one_read(sessions: AuditSessions) -> None:
+    cage = reading(7, "DENIED", "main", "file_receive")
+    cage.records[0]["profile"] = "cordon.probe"
+    written, raised = take(together(SENT, cage), sessions=sessions)
+    assert [(event["outcome"], event["apparmor"]["layer"]) for event in written] == [("denied", "both")]
+    assert len(raised) == 1
 
 
 def test_a_stat_of_a_secret_by_a_listed_program_is_no_event(sessions: AuditSessions) -> None:
@@ -209,7 +333,8 @@ def test_many_short_sessions_do_not_push_out_the_service(sessions: AuditSessions
 
 def event(**changes: Any) -> events.Event:
     made = events.new("1", 0.0, "host", "probe", "audit")
-    made.update(kind="secret", outcome="allowed", operation="open", program="/usr/bin/git", session=UNIT, listed=True)
+    made.update(kind="secret", outcome="allowed", operation="open", program="/usr/bin/git", session=UNIT, listed=True,
+                declared=True)  # fmt: skip
     return events.set_path({**made, **changes}, changes.get("path", PATH))
 
 
@@ -239,6 +364,45 @@ def test_a_flood_of_reads_by_ever_new_programs_is_counted_too() -> None:
     written = [one for one in flood if limiter.allow(one)]
     (count,) = limiter.due(100.0, 100.0)
     assert (len(written), count["suppressed"], count["kind"]) == (CEILING, 100, "secret")
+
+
+def test_a_flood_of_one_read_does_not_hide_another() -> None:
+    limiter = Limiter("host")
+    flood = [event() for _ in range(2 * CEILING)]
+    assert len([one for one in flood if limiter.allow(one)]) == SAME
+    assert limiter.allow(event(path=URL))
+    (count,) = limiter.due(100.0, 100.0)
+    assert (count["secret"], count["suppressed"]) == ("github_token", 2 * CEILING - SAME)
+
+
+def test_beyond_the_ceiling_each_secret_is_still_counted_with_its_session() -> None:
+    limiter = Limiter("host")
+    for number in range(CEILING + 5):
+        limiter.allow(event(program=f"/tmp/{number}"))
+    service = "cordon-agent@probe.service"
+    for one in [event(path=URL), event(path=URL, session=service), event(path=URL, session=service, listed=False)]:
+        assert not limiter.allow(one)
+    counts = limiter.due(100.0, 100.0)
+    assert [(count["secret"], count["path"], count["session"], count["listed"], count["suppressed"]) for count in counts] == [
+        ("github_token", PATH, UNIT, True, 5), ("url", URL, UNIT, True, 1), ("url", URL, service, True, 1),
+        ("url", URL, service, False, 1),
+    ]  # fmt: skip
+    assert not any("program" in count for count in counts)
+
+
+def test_names_that_an_agent_chooses_do_not_make_more_counts() -> None:
+    limiter = Limiter("host")
+    flood = [event(path=f"/srv/agents/probe/.vault/x{number}", declared=False, listed=False) for number in range(CEILING + 50)]
+    written = [one for one in flood if limiter.allow(one)]
+    (count,) = limiter.due(100.0, 100.0)
+    assert (len(written), count["suppressed"], count["session"], count.get("secret")) == (CEILING, 50, UNIT, None)
+
+
+def test_whether_a_secret_is_one_of_the_manifest_is_told(sessions: AuditSessions) -> None:
+    made_up = reading(7, "ALLOWED", "main", name="/srv/agents/probe/.vault/x")
+    of_another = reading(7, "ALLOWED", "main", name="/srv/agents/other/.vault/github_token")
+    written, _raised = take(reading(7), made_up, of_another, sessions=sessions)
+    assert [event["declared"] for event in written] == [True, False, False]
 
 
 def test_the_secrets_are_those_of_the_manifest(tmp_path: Path) -> None:

@@ -103,10 +103,19 @@ class Window:
 
     def admit(self, found: Alert, now: float) -> Alert | None:
         """The alert, with how many like it were held back before it; None to hold it back."""
-        # Each secret has to be changed, so one must not hide another.
-        key = (found["agent"], found["alert"], (found["event"] or {}).get("secret"))
-        if key in self._since and now - self._since[key] < self._seconds:
+        self._since = {key: since for key, since in self._since.items() if now - since < self._seconds}
+        key = (found["agent"], found["alert"], *_about(found))
+        if key in self._since:
             self._repeats[key] = self._repeats.get(key, 0) + 1
             return None
         self._since[key] = now
         return {**found, "repeats": self._repeats.pop(key, 0)}
+
+
+def _about(found: Alert) -> tuple[str | None, ...]:
+    """Each secret that was read has to be changed, so neither another nor a refusal may hide it. What the manifest does
+    not have counts as one: an agent may think up names without end, and push other alerts out of the queue."""
+    event = found["event"]
+    if found["alert"] != SECRET or not event:
+        return ()
+    return (event["path"] if event.get("declared") else None, event["outcome"])

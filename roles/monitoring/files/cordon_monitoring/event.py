@@ -42,11 +42,17 @@ def new(identity: str, seconds: float, host: str, agent: str | None, source: str
 def set_path(event: Event, path: str | None) -> Event:
     """Give an event its path; a path in a vault makes it an event about a secret, with the secret's name."""
     event["path"] = path
-    secret = _SECRET.match(path or "")
+    secret = secret_of_path(path or "")
     if secret:
         event["kind"] = "secret"
-        event["secret"] = secret[2]
+        event["secret"] = secret
     return event
+
+
+def secret_of_path(path: str) -> str | None:
+    """Name of the secret, or of what somebody put beside the secrets, that a path in a vault leads to."""
+    match = _SECRET.match(path)
+    return match[2] if match else None
 
 
 def agent_of_path(path: str) -> str | None:

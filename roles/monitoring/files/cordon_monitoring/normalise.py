@@ -1,10 +1,11 @@
 # Copyright: the cordon.agent_host authors
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Turn the records of one audited act into one event. Pure: records and names in, event out.
+"""Turn the records of one audited act into its events. Pure: records and names in, events out.
 
 An act leaves several records: SYSCALL (who, what, result), PATH, EXECVE, SOCKADDR, and one AVC for each
-AppArmor profile of the stack that had something to say. They share a serial number; they are one event.
+AppArmor profile of the stack that had something to say. They share a serial number; they are one event, but for
+the files that a program came by open meanwhile: of those each is an event of its own.
 """
 
 from __future__ import annotations
@@ -64,14 +65,53 @@ _PROCESS_OPERATIONS = frozenset(
 )
 
 
-def audit_event(event: AuditEvent, by_uid: Mapping[int, str], host: str) -> Event | None:
-    """The event of one act, or None for what is not an agent's and no tampering, and for ordinary failures."""
-    act = Act(event)
-    agent = act.agent(by_uid)
-    tamper = TAMPER in act.keys
-    if agent is None and not tamper:
-        return None
-    found = events.new(f"audit:{event.stamp}", event.seconds, host, agent, "audit")
+def audit_events(event: AuditEvent, by_uid: Mapping[int, str], host: str) -> list[Event]:
+    """The events of one act; none for what is not an agent's and no tampering, and for ordinary failures."""
+    whole = Act(event)
+    agent = whole.agent(by_uid)
+    if agent is None and TAMPER not in whole.keys:
+        return []
+    own, opened = _parts(whole)
+    begun = _begun(own, f"audit:{event.stamp}", agent, host)
+    found = [_tamper(begun, own, by_uid) if TAMPER in own.keys else _of_kind(begun, own)]
+    for number, part in enumerate(opened if agent else [], 1):
+        begun = _begun(part, f"audit:{event.stamp}:{number}", agent, host)
+        found.append(_file(begun, part, part.verdict().get("operation", "")))
+    return [one for one in found if one]
+
+
+def _parts(act: Act) -> tuple[Act, list[Act]]:
+    """The act itself, and each file more that AppArmor speaks of: an execve inherits them, one recvmsg may bring many.
+
+    Whoever sends or starts chooses what comes first, so no file may stand for another.
+    """
+    event, decided = act.event, act.verdict()
+    apart: dict[tuple[str, str | None], list[dict[str, str]]] = {}
+    for record in act.avcs:
+        if _is_opening(record, act.call) and not _is_of(record, decided, act.call):
+            apart.setdefault((record["operation"], record.get("name")), []).append(record)
+    taken = {id(record) for records in apart.values() for record in records}
+    call = [record for record in event.records if record["type"] == "SYSCALL"]  # PATH and the rest are of the act itself
+    own = event._replace(records=[record for record in event.records if id(record) not in taken])
+    return Act(own), [Act(event._replace(records=call + records)) for records in apart.values()]
+
+
+def _is_opening(record: Mapping[str, str], call: str) -> bool:
+    """A start also maps files."""
+    operation = record.get("operation", "")
+    return operation in OPENINGS or (call in _EXEC_CALLS and operation.startswith("file_"))
+
+
+def _is_of(record: Mapping[str, str], decided: Mapping[str, str], call: str) -> bool:
+    """Whether the act's own event tells of it: of an open by creation, only where it is no secret."""
+    if call in _EXEC_CALLS | _CONNECT_CALLS | _PROCESS_CALLS or record.get("name") != decided.get("name"):
+        return False
+    return record["operation"] == decided.get("operation") or events.secret_of_path(record.get("name", "")) is None
+
+
+def _begun(act: Act, identity: str, agent: str | None, host: str) -> Event:
+    """What is the same for every kind."""
+    found = events.new(identity, act.event.seconds, host, agent, "audit")
     found["program"] = act.syscall.get("exe") or act.verdict().get("comm")
     pid = act.syscall.get("pid") or act.verdict().get("pid", "")
     found["pid"] = int(pid) if pid.isdigit() else None
@@ -79,9 +119,7 @@ def audit_event(event: AuditEvent, by_uid: Mapping[int, str], host: str) -> Even
     found["outcome"], found["reason"] = _outcome(act)
     if found["reason"] in ("apparmor", "complain"):
         found["apparmor"] = _apparmor(act)
-    if tamper:
-        return _tamper(found, act, by_uid)
-    return _of_kind(found, act)
+    return found
 
 
 def _outcome(act: Act) -> tuple[str, str | None]:

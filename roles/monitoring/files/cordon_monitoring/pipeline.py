@@ -35,11 +35,11 @@ class Pipeline:
 
     def take_audit(self, found: AuditEvent, agents: Agents, now: float, session: str | None = None) -> None:
         """An act from the audit log. session: the unit that it belongs to."""
-        event = normalise.audit_event(found, agents.by_uid, self._settings.host)
-        if event:
+        for event in normalise.audit_events(found, agents.by_uid, self._settings.host):
             event["session"] = session
             if event["kind"] == "secret":
                 event["listed"] = secret_reads.listed(event, agents.secrets.get(event["agent"] or "", {}))
+                event["declared"] = secret_reads.declared(event, agents.secrets)
             self._finish(self._correlator.offer(event, now), now)
 
     def take_kernel(self, line: KernelLine, now: float) -> None:

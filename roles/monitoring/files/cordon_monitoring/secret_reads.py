@@ -37,6 +37,11 @@ def listed(event: Event, secrets: Secrets) -> bool | None:
     return not tools or _tool(event["profile"]) in tools
 
 
+def declared(event: Event, secrets: Mapping[str, Secrets]) -> bool:
+    """Whether the manifest has it: an agent may ask for any name, but only so many are an operator's. secrets: by agent."""
+    return event["secret"] in secrets.get(events.agent_of_path(event["path"]) or "", {})
+
+
 def _tool(label: str | None) -> str | None:
     """"git" of "cordon.scout//&cordon.scout.git": the profile that a tool with a secret of its own runs in."""
     found = [match[1] for part in (label or "").split("//&") if (match := _INNER.fullmatch(part))]
