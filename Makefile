@@ -7,7 +7,7 @@ SHELL := /bin/bash
 stages := $(PYTHON) -B tests/setup/run_stages.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint sanity unit build container vm-test neighbours workloads clean
+.PHONY: help setup test lint sanity unit build container vm-test vault-guest vault-rounds neighbours workloads clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | sort | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -15,7 +15,7 @@ help: ## List the targets
 setup: ## Install what the tests and the demo need (virtual environments, Debian packages)
 	@$(PYTHON) -B tests/setup/prepare.py
 
-test: ## Set up, then prove everything: lint, sanity, unit, build, container, vm and neighbours scenarios
+test: ## Set up, then prove everything: lint, sanity, unit, build, container and guest scenarios
 	@$(stages)
 
 lint: ## ansible-lint (production), yamllint, ruff, mypy, shellcheck
@@ -35,6 +35,12 @@ container: ## Molecule's scenario `default`, in a container, with each ansible-c
 
 vm-test: ## Molecule's scenario `vm`, on a booted kernel
 	@$(stages) setup vm
+
+vault-guest: ## Molecule's scenario `vault`: vaults under systemd, with a TPM, losses of power, each way that a session ends
+	@$(stages) setup vault-guest
+
+vault-rounds: ## The same with 200 ends of sessions instead of one of each cause
+	@VAULT_ROUNDS=all $(stages) setup vault-guest
 
 neighbours: ## Molecule's scenario `neighbours`: beside Docker, ufw, firewalld and fail2ban
 	@$(stages) setup neighbours

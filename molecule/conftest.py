@@ -1,7 +1,7 @@
 # Copyright: the cordon.agent_host authors
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the verifying tests of both scenarios share: the manifest, the agents, and the journal of a failure.
+"""What the verifying tests of the scenarios share: the manifest, the agents, and the journal of a failure.
 
 The tests look at the kernel and at systemd, never at a file that a role has written and nothing else read.
 See molecule/README.md.
@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import subprocess
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -23,6 +24,8 @@ import yaml
 HERE = Path(__file__).parent
 MANIFEST = yaml.safe_load((HERE / "shared" / "group_vars" / "all.yml").read_text())
 AGENTS: list[dict[str, Any]] = MANIFEST["agent_host_agents"]
+
+SCENARIO = HERE / os.environ.get("MOLECULE_SCENARIO_NAME", "default")
 
 # Booted kernels have both; what a container lacks is waived in shared/host_vars.
 KERNEL = os.environ.get("MOLECULE_SCENARIO_NAME") != "default"
@@ -70,6 +73,31 @@ def as_agent(host: Any) -> Callable[..., Any]:
 
     def run(name: str, *argv: str) -> Any:
         return host.run(f"cordonctl run {name} -- {shlex.join(argv)}")
+
+    return run
+
+
+def _of_the_guest() -> dict[str, Any]:
+    """The guest's own variables: what its agents may reach by name, so that the manifest is the one that was applied."""
+    own = SCENARIO / "host_vars"
+    text = ((own if own.is_dir() else HERE / "shared" / "host_vars") / "agenthost-1.yml").read_text()
+    return yaml.safe_load(text)
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """play(NAME, *ARGUMENTS, **VARIABLES): run a playbook of the collection against the guest, as an operator does."""
+
+    def run(name: str, *arguments: str, **variables: Any) -> subprocess.CompletedProcess[str]:
+        site = tmp_path / "site.json"
+        site.write_text(json.dumps({**MANIFEST, **_of_the_guest(), "compliance_evidence_directory": str(tmp_path), **variables}))
+        playbook = str(SCENARIO / name) if name.endswith(".yml") else f"cordon.agent_host.{name}"
+        argv = ["ansible-playbook", "-i", f"{os.environ['CORDON_TESTBED']}/inventory.yml", "-e", f"@{site}", *arguments, playbook]
+        environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": os.environ["CORDON_COLLECTIONS"],
+                       "ANSIBLE_INJECT_FACT_VARS": "false", "ANSIBLE_NOCOLOR": "1", "USER": "molecule"}
+        done = subprocess.run(argv, env=environment, cwd=SCENARIO, check=False, capture_output=True, text=True)
+        print(done.stdout, done.stderr)
+        return done
 
     return run
 

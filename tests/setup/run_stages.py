@@ -60,7 +60,7 @@ def _script(name: str, *arguments: str) -> tuple[str, ...]:
 
 
 SETUP = Stage("setup", (sys.executable, "-B", "tests/setup/prepare.py"), 1200, "setup")
-# The scenario vm is the longest and has a lane of its own; what is quick and most telling comes first in the other lane.
+# The guests have two lanes, the longest scenario one by itself; what is quick and most telling comes first in the third.
 STAGES = (
     Stage("vm", _script("molecule", "2.19", "vm"), 4500, "guest"),
     Stage("unit-2.19", _script("unit", "2.19"), 600, "light"),
@@ -73,7 +73,8 @@ STAGES = (
     Stage("sanity-2.21", _script("sanity", "2.21"), 900, "light"),
     Stage("container-2.19", _script("molecule", "2.19", "default"), 900, "light"),
     Stage("container-2.21", _script("molecule", "2.21", "default"), 900, "light"),
-    Stage("neighbours", _script("molecule", "2.19", "neighbours"), 3600, "guest"),
+    Stage("vault-guest", _script("molecule", "2.19", "vault"), 4500, "second guest"),
+    Stage("neighbours", _script("molecule", "2.19", "neighbours"), 3600, "second guest"),
     Stage("workloads", _script("workloads"), 2700, "light"),
 )
 

@@ -1,29 +1,18 @@
 # Copyright: the cordon.agent_host authors
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the tests share.
-
-Playbooks, as an operator runs them; attempts in the guest, by anybody, and what arrived in the world (world.py).
-"""
+"""What the tests of egress share: attempts in the guest, by anybody, and what arrived in the world (world.py)."""
 
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import subprocess
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-VM = Path(__file__).resolve().parents[1]
-SHARED = VM.parent / "shared"
-# The guest's own variables too: they hold what its agents may reach by name, and the manifest must be the one that was applied.
-MANIFEST = {**yaml.safe_load((SHARED / "group_vars" / "all.yml").read_text()),
-            **yaml.safe_load((SHARED / "host_vars" / "agenthost-1.yml").read_text())}
 PROBE = Path(__file__).with_name("egress_probe.py").read_text()
 PLACE = "/run/egress-probe"
 ARRIVALS = "/run/world/arrivals.jsonl"
@@ -37,24 +26,6 @@ AS = {
 
 Attempt = Sequence[Any]
 Outcome = tuple[str, float]
-
-
-@pytest.fixture
-def play(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """play(NAME, *ARGUMENTS, **VARIABLES): run a playbook of the collection against the guest, as an operator does."""
-
-    def run(name: str, *arguments: str, **variables: Any) -> subprocess.CompletedProcess[str]:
-        site = tmp_path / "site.json"
-        site.write_text(json.dumps({**MANIFEST, "compliance_evidence_directory": str(tmp_path), **variables}))
-        playbook = str(VM / name) if name.endswith(".yml") else f"cordon.agent_host.{name}"
-        argv = ["ansible-playbook", "-i", f"{os.environ['CORDON_TESTBED']}/inventory.yml", "-e", f"@{site}", *arguments, playbook]
-        environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": os.environ["CORDON_COLLECTIONS"],
-                       "ANSIBLE_INJECT_FACT_VARS": "false", "ANSIBLE_NOCOLOR": "1", "USER": "molecule"}
-        done = subprocess.run(argv, env=environment, cwd=VM, check=False, capture_output=True, text=True)
-        print(done.stdout, done.stderr)
-        return done
-
-    return run
 
 
 def script(host: Any, wanted: Sequence[Attempt], seconds: int = 0) -> str:

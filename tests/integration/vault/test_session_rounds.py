@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """200 rounds of vault-session with a real gocryptfs: nothing is left and no secret is lost, whatever ends it.
 
-Without systemd and agents; with them it is molecule/vm/rounds.
+Without systemd and agents; with them it is molecule/vault/rounds.
 """
 
 from __future__ import annotations

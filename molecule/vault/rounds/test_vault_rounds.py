@@ -1,7 +1,7 @@
 # Copyright: the cordon.agent_host authors
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""200 rounds: an agent's sessions begin and end by every cause that there is, and nothing is left of their secrets.
+"""Rounds: an agent's sessions begin and end by every cause that there is, and nothing is left of their secrets.
 
 Most rounds are made in the guest by vault_rounds.py, which looks after each for mounts, processes, keys and plaintext. For
 the reboots and losses of power the guest's disk is searched from outside, while the guest is off.
@@ -37,6 +37,8 @@ ENVIRONMENT = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": os.environ.get("CORDON_
 SCRIPT = "/run/vault_rounds.py"
 CHUNK = 16 << 20
 
+# All 200 of them by `make vault-rounds`; else one of each.
+ALL = os.environ.get("VAULT_ROUNDS") == "all"
 # How often an agent goes through each cause.
 EACH = {
     "clean stop": 5,
@@ -64,6 +66,8 @@ EACH = {
 }
 # scout alone has a limit of memory that a guest can reach.
 ROUNDS = {"scout": {**EACH, "out of memory": 6}, "scribe": EACH}
+if not ALL:
+    ROUNDS = {name: dict.fromkeys(causes, 1) for name, causes in ROUNDS.items()}
 # What changes, over and over, as the power is lost: the variable `change` of change.yml.
 CHANGES = {
     "loss of power while its key changes": "password",
@@ -242,8 +246,8 @@ def table(found: list[Round]) -> str:
     return "\n".join(["", head, *lines, total])
 
 
-def test_there_were_200_rounds_of_every_cause(rounds: list[Round]) -> None:
-    assert len(rounds) >= 200
+def test_there_were_rounds_of_every_cause(rounds: list[Round]) -> None:
+    assert len(rounds) >= (200 if ALL else 50)
     assert {each["cause"] for each in rounds} == {*ROUNDS["scout"], *OUTSIDE}
 
 

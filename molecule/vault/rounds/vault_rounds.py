@@ -45,6 +45,9 @@ FULL_EVERY = 25
 CHUNK = 8 << 20
 BUSY = "/run/vault-rounds.lock"
 ENDED = ("inactive", "failed")
+# Whether the agent's unit has mounts of its own over the vault (vault.writable).
+WRITABLE = "CORDON_VAULT_WRITABLE=yes" in subprocess.run(
+    ["systemctl", "show", "--property=Environment", VAULT], capture_output=True, text=True, check=True).stdout
 
 uid = int(subprocess.run(["id", "-u", USER], capture_output=True, text=True, check=True).stdout)
 sessions: list[subprocess.Popen[bytes]] = []
@@ -306,6 +309,15 @@ def kill_gocryptfs() -> None:
 
 def term_gocryptfs() -> None:
     os.kill(daemon(), signal.SIGTERM)
+    gone_for_the_host()
+
+
+def gone_for_the_host() -> None:
+    """The mount is gone for the host, and with it the session; but a unit that has mounts of its own keeps it until its end."""
+    if WRITABLE:
+        until(lambda: not mounts(), "the vault gone from the host")
+        assert state(SERVICE) == "active" and daemon(), "docs/vault.md says that a writable vault outlives this"
+        stop()
 
 
 def kill_units() -> None:
@@ -386,6 +398,7 @@ def reexec() -> None:
 
 def unmount() -> None:
     sh("umount", POINT)
+    gone_for_the_host()
 
 
 def stop_vault() -> None:
