@@ -16,7 +16,7 @@ import os
 import resource
 import time
 from contextlib import contextmanager
-from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Callable, Iterator, List, NamedTuple, Sequence, Tuple
 
 from ._gocryptfs import failure, mount_argv, wrong_password
 from ._mountinfo import at
@@ -105,7 +105,7 @@ def unseal(run: Run, place: Place, path: str) -> str:
     return key
 
 
-def candidates(run: Run, place: Place, password: Optional[str]) -> Iterator[Key]:
+def candidates(run: Run, place: Place, passwords: Sequence[str]) -> Iterator[Key]:
     """What may open a vault, likeliest first; VaultError in the end when there was nothing.
 
     A sealed key that does not unseal is passed over while there is another: after a power loss one of the two is enough.
@@ -120,7 +120,7 @@ def candidates(run: Run, place: Place, password: Optional[str]) -> Iterator[Key]
                 continue
             found += 1
             yield Key(path, line)
-    if password is not None:
+    for password in passwords:
         found += 1
         yield Key("password", password)
     if refused and not found:
@@ -135,14 +135,15 @@ def candidates(run: Run, place: Place, password: Optional[str]) -> Iterator[Key]
 def not_opened(place: Place, tried: List[str]) -> str:
     """What to say when nothing that there is opens a vault."""
     return (
-        f"vault of agent {place.name}: none of {', '.join(tried)} opens it. A wrong password: give the right one. "
+        f"vault of agent {place.name}: none of {', '.join(dict.fromkeys(tried))} opens it. A wrong password: give the right one. "
         f"A key of another time: put back the sealed key that belongs to {place.cipher}/gocryptfs.conf, or the matching "
-        f"gocryptfs.conf. Damaged: restore it from {place.copy} or a backup, or use the master key (docs/vault.md, Escrow)"
+        f"gocryptfs.conf. Damaged: gocryptfs_vault (the role) says whether the copy of it helps; else restore it from a backup, or use "
+        f"the master key (docs/vault.md, Escrow)"
     )
 
 
 @contextmanager
-def opened(run: Run, place: Place, read_only: bool, password: Optional[str] = None) -> Iterator[int]:
+def opened(run: Run, place: Place, read_only: bool, passwords: Sequence[str] = ()) -> Iterator[int]:
     """Open a vault under ROOM and yield a descriptor of its top directory.
 
     All work goes through the descriptor: it keeps the vault from closing, and where the mount has
@@ -154,7 +155,7 @@ def opened(run: Run, place: Place, read_only: bool, password: Optional[str] = No
     with locked(place, alone=not read_only):
         os.mkdir(point, 0o700)
         try:
-            for key in candidates(run, place, password):
+            for key in candidates(run, place, passwords):
                 code = _mount(run, argv, log, key.line)
                 if code == 0:
                     break

@@ -48,6 +48,12 @@ options:
     description: Passwords of vaults that an operator's password opens, by agent.
     type: dict
     default: {}
+  new_passwords:
+    description:
+      - Passwords to try where those in O(passwords) do not open the vault, by agent. A change of passwords may have
+        come to some hosts only.
+    type: dict
+    default: {}
   locked:
     description:
       - What to do about a vault that only an operator's password opens, when O(passwords) has none for it. Its secrets
@@ -179,7 +185,7 @@ class Job:
         self._module = module
         self._declared: Dict[str, List[str]] = module.params["declared"]
         self._only: Any = module.params["only"]
-        self._passwords: Dict[str, str] = module.params["passwords"]
+        self._passwords: List[Dict[str, str]] = [module.params["passwords"], module.params["new_passwords"]]
         self.changes: Dict[str, List[_vault_secrets.Change]] = {}
         self.notices: Dict[str, List[str]] = {}
         self.unchecked: List[str] = []
@@ -219,9 +225,12 @@ class Job:
         }
         return unsafe + unknown + ([] if unknown else _vault_secrets.mistakes(self._only, chosen))
 
+    def _given(self, agent: str) -> List[str]:
+        return [given[agent] for given in self._passwords if agent in given]
+
     def locked(self) -> List[str]:
         """Agents whose vault only a password opens, which was not given."""
-        places = [_vault.Place(agent) for agent in self.agents() if agent not in self._passwords]
+        places = [_vault.Place(agent) for agent in self.agents() if not self._given(agent)]
         return [place.name for place in places if os.path.isdir(place.cipher) and not _has_key(place)]
 
     def converge(self) -> None:
@@ -254,7 +263,7 @@ class Job:
             raise _vault.VaultError(f"agent {place.name} has no vault {place.cipher}: run gocryptfs_vault first") from None
         if empty and (check or not wanted):
             return _vault_secrets.changes(wanted, {}, [])
-        with _vault_open.opened(run, place, check, self._passwords.get(place.name)) as top:
+        with _vault_open.opened(run, place, check, self._given(place.name)) as top:
             changes = self._differences(top, wanted)
             if changes and not check:
                 self._write(place, top, changes, wanted)
@@ -331,6 +340,7 @@ def main() -> None:
             "values": {"type": "dict", "required": True, "no_log": True},
             "only": {"type": "dict"},
             "passwords": {"type": "dict", "default": {}, "no_log": True},
+            "new_passwords": {"type": "dict", "default": {}, "no_log": True},
             "locked": {"type": "str", "choices": ["fail", "leave"], "default": "fail"},
             "by": {"type": "str", "default": ""},
             "reason": {"type": "str"},

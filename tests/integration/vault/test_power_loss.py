@@ -51,7 +51,7 @@ def fill(run_by: Callable[..., Any], values: dict[str, str]) -> None:
     """What the module vault_secrets does."""
     given: dict[str, Any] = {"declared": {NAME: sorted(values)}, "values": {NAME: values}, "only": None}
     module = SimpleNamespace(
-        params={**given, "passwords": {}, "locked": "fail", "by": "", "reason": None},
+        params={**given, "passwords": {}, "new_passwords": {}, "locked": "fail", "by": "", "reason": None},
         check_mode=False,
         run_command=lambda argv, data=None, **_how: run_by(argv, data),
     )
@@ -173,22 +173,18 @@ def opening(lines: list[str]) -> list[str]:
 
 
 def bring_order(place: _vault.Place, passwords: list[str]) -> str:
-    """The next run of the module, with the password that is in force; return what opens the vault then."""
-    password = next(iter(opening(passwords)), None)
+    """The next run of the module, with the same passwords, old and new; return what opens the vault then."""
+    maker = _vault_keys.Keys(run, place, HOW, *passwords)
     for _round in range(2):
         seen = _vault_host.observe(place)
-        assert _vault.problems(place, seen, False, password is not None) == []
+        assert _vault.problems(place, seen, False, bool(passwords)) == []
         steps = _vault.steps(place, seen)
-        maker = keys(run, place, password)
         for step in [step for step in steps if step not in (_vault.MAKE_POINT, _vault.FIX_POINT)]:
             _vault_host.Worker(run, place, maker).act(step)
-        if not os.path.exists(place.key):
-            continue
-        password = None
     seen = _vault_host.observe(place)
     assert not [step for step in _vault.steps(place, seen) if step not in (_vault.MAKE_POINT, _vault.FIX_POINT)]
     assert not seen.leftover and not seen.next_key
-    return key_line(place.key) if password is None else password
+    return key_line(place.key) if os.path.exists(place.key) else opening(passwords)[0]
 
 
 # A mere kill loses less: tried where most is at stake.
