@@ -78,7 +78,10 @@ def prepare(place: _vault.Place) -> None:
 
 
 def finish(place: _vault.Place) -> str:
-    """Give a backup its name. Return it."""
+    """Give a backup its name. Return it, or '' where nothing was to be kept."""
+    if not os.listdir(_partial(place)):
+        os.rmdir(_partial(place))
+        return ""
     final = _free(place)
     rename(_partial(place), final)
     return final
@@ -197,25 +200,24 @@ class Unpacked:
 
         Its sealed key lies beside the one in use before the vaults change places: see _vault_keys.
         """
-        place = self._place
+        place, beside_keys = self._place, f"{_partial(self._place)}/vault"
         private_directory(_vault.CIPHERS)
         private_directory(_vault.KEYS)
+        if os.path.lexists(_partial(place)):  # of one that was interrupted
+            finish(place)
         prepare(place)
         if key.origin not in ("password", "master"):
             write(place.next_key, read(key.origin))
         os.chown(self.cipher, 0, 0)
         os.chmod(self.cipher, 0o700)
         must(self._run, ["sync", "--file-system", self.cipher])
+        # The vault in use goes to its keys in the same moment: what lies with the archive is removed by the next restore.
+        rename(self.cipher, beside_keys)
         if os.path.lexists(place.cipher):
-            exchange(self.cipher, place.cipher)
-            rename(self.cipher, f"{_partial(place)}/vault")
+            exchange(beside_keys, place.cipher)
         else:
-            rename(self.cipher, place.cipher)
-        kept = ""
-        if os.listdir(_partial(place)):
-            kept = finish(place)
-        else:
-            os.rmdir(_partial(place))
+            rename(beside_keys, place.cipher)
+        kept = finish(place)
         self._open_by(keys, key, password)
         self._others()
         return kept

@@ -331,7 +331,8 @@ def exchange(one: str, other: str) -> None:
     if libc.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) != 0:
         reason = os.strerror(ctypes.get_errno())
         raise _vault.VaultError(f"{one} and {other} cannot change places on this file system ({reason}); the old vault stays")
-    sync_directory(os.path.dirname(other))
+    for parent in sorted({os.path.dirname(one), os.path.dirname(other)}):
+        sync_directory(parent)
 
 
 def sync_directory(path: str) -> None:

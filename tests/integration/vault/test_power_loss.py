@@ -255,6 +255,49 @@ def test_a_vault_that_is_put_away_is_whole_in_one_place(disk: Callable[[Operatio
     pytest.fail(f"more than {MOST_STEPS} steps")
 
 
+NEWER = {**CONTENT, "own": "only in the vault in use"}
+
+
+def kept_vaults() -> dict[str, dict[str, str]]:
+    """The vaults in the backups, each opened by a key that lies beside it."""
+    found = {}
+    for top in Path(_vault.BACKUPS).glob(f"{NAME}-*/vault"):
+        keys_beside = [_vault_open.unseal(run, SEALED, str(path)) for path in top.parent.glob(f"{NAME}.cred*")]
+        lines = [line for line in keys_beside if run(_gocryptfs.master_key_argv(f"{top}/gocryptfs.conf"), f"{line}\n")[0] == 0]
+        if lines:
+            with opened(str(top), lines[0]) as point:
+                found[str(top)] = {path.name: path.read_text() for path in point.iterdir()}
+    return found
+
+
+@pytest.mark.parametrize("between", ["nothing", "a run of the role"])
+def test_a_restore_that_dies_is_repeated_and_keeps_the_vault_that_was_in_use(
+    disk: Callable[[Operation], None], between: str
+) -> None:
+    """The vault in use has a master key and a file that the archive has not."""
+    operation, watched = OPERATIONS["restore"], Path(SEALED.staging)
+    disk(operation)
+    newer = _private(lambda run_by: keys(run_by, SEALED, None).renew_master(None))
+    assert die_at(10**6, False, watched, newer) == DONE
+    with opened(SEALED.cipher, key_line(SEALED.key)) as point:
+        (point / "own").write_text(NEWER["own"])
+    sh("cp -a /var/lib/cordon /srv/lib; cp -a /etc/cordon /srv/etc")
+    for step in range(MOST_STEPS):
+        end_gocryptfs(NAME)
+        sh("rm -rf /var/lib/cordon /etc/cordon; cp -a /srv/lib /var/lib/cordon; cp -a /srv/etc /etc/cordon")
+        outcome = die_at(step, True, watched, operation.act)
+        if between != "nothing":
+            bring_order(SEALED, [])
+        assert die_at(10**6, False, watched, operation.act) == DONE, f"step {step}"
+        assert content(bring_order(SEALED, [])) == CONTENT, f"step {step}"
+        assert NEWER in kept_vaults().values(), f"step {step}: the vault that was in use is lost"
+        assert not Path(f"{_vault.BACKUPS}/.{NAME}.partial").exists() and not Path(f"{_vault.BACKUPS}/.{NAME}.restore").exists()
+        if outcome == DONE:
+            print(f"{step} steps")
+            return
+    pytest.fail(f"more than {MOST_STEPS} steps")
+
+
 def test_secrets_that_are_written_are_the_old_or_the_new_ones(disk: Callable[[Operation], None]) -> None:
     """One changed, one new, one removed. A loss of power is not tried here: the files lie behind FUSE."""
     watched, after = Path(SEALED.staging), {"token": "the new value", "new": "another"}
