@@ -68,15 +68,22 @@ def locked(place: Place, alone: bool) -> Iterator[None]:
     if not os.path.isdir(CIPHERS):  # nothing to guard yet
         yield
         return
-    handle = os.open(place.lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with held(place.lock, alone, f"vault of agent {place.name} is in use by another run or is just being opened"):
+        yield
+
+
+@contextmanager
+def held(lock: str, alone: bool, else_: str) -> Iterator[None]:
+    """Hold a lock; else_ says what it means that somebody else does."""
+    handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        _wait_for(handle, place, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        _wait_for(handle, lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH, else_)
         yield
     finally:
         os.close(handle)
 
 
-def _wait_for(handle: int, place: Place, kind: int) -> None:
+def _wait_for(handle: int, lock: str, kind: int, else_: str) -> None:
     until = time.monotonic() + LOCK_WAIT
     while True:
         try:
@@ -85,8 +92,7 @@ def _wait_for(handle: int, place: Place, kind: int) -> None:
         except BlockingIOError:
             if time.monotonic() > until:
                 raise VaultError(
-                    f"vault of agent {place.name} is in use by another run or is just being opened: {place.lock} was "
-                    f"held for {LOCK_WAIT:.0f} s. fuser {place.lock} says by whom; try again"
+                    f"{else_}: {lock} was held for {LOCK_WAIT:.0f} s. fuser {lock} says by whom; try again"
                 ) from None
         time.sleep(0.1)
 
