@@ -262,13 +262,21 @@ class Keys:
         if self._place.unlock == "sealed":
             line = secrets.token_hex(32)
             self._store(self._place.next_key, line)
-        with open(self._config, encoding="utf-8") as stream:
-            cipher = _gocryptfs.cipher(_gocryptfs.parse_config(stream.read()))
-        self._init(line, cipher)
-        self._copy(key.line, line)
-        self._must(["sync", "--file-system", self._place.staging], "")
+        try:
+            self._new_vault(key.line, line)
+        except BaseException:  # a half copy would keep a full disk full
+            remove(self._place.next_key)
+            self._clear()
+            raise
         exchange(self._place.staging, self._place.cipher)
         self._in_force(sealed=self._place.unlock == "sealed")
+
+    def _new_vault(self, old_line: str, new_line: str) -> None:
+        with open(self._config, encoding="utf-8") as stream:
+            cipher = _gocryptfs.cipher(_gocryptfs.parse_config(stream.read()))
+        self._init(new_line, cipher)
+        self._copy(old_line, new_line)
+        self._must(["sync", "--file-system", self._place.staging], "")
 
     def _copy(self, old_line: str, new_line: str) -> None:
         """Copy all files with their owners, modes, times and hard links, and compare what arrived."""

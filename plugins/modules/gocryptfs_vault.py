@@ -89,8 +89,9 @@ options:
     default: aes-gcm
   scrypt_log_n:
     description:
-      - Cost of the key derivation, as the logarithm of scrypt's N to base 2, from 10 to 28. Each step doubles the time
+      - Cost of the key derivation, as the logarithm of scrypt's N to base 2, from 10 to 18. Each step doubles the time
         and the memory that opening takes. It is set when a vault is made and when its key is changed.
+      - 18 takes 256 MiB. More than that the vault's unit, which is limited to 512 MiB, could not open.
       - 10 when omitted for a sealed key, which is random and not guessed, and 16 for an operator's password.
     type: int
   passwords:
@@ -242,12 +243,12 @@ backups:
   type: dict
 ended:
   description: The agents' units that were ended to close the vaults.
-  returned: success
+  returned: always
   type: list
   elements: str
 rotations:
   description: What was added to the record of rotations.
-  returned: success
+  returned: always
   type: list
   elements: dict
 """
@@ -472,7 +473,11 @@ class Job:
         _vault_open.enter_private_namespace(self.run)
 
     def _close(self, place: _vault.Place, running: List[str]) -> None:
-        ended = self._do(place, _vault_unit.CLOSE, lambda: self._unit(place).close(True))
+        try:
+            ended = self._do(place, _vault_unit.CLOSE, lambda: self._unit(place).close(True))
+        except _vault.VaultError:  # the sessions may be gone all the same
+            self.extra["ended"] += running
+            raise
         self.extra["ended"] += running if self.check else ended
 
     def _sessions(self, place: _vault.Place) -> List[str]:
@@ -495,6 +500,12 @@ class Job:
     def _escrow(self) -> None:
         recipients = self._params["escrow_recipients"]
         if not recipients:
+            self.notes += [
+                f"{place.escrow} does not belong to the vault of agent {place.name}: it is of an earlier master key, and would not "
+                f"open it. Give escrow_recipients (in a play vault_escrow_recipients) for a new one, or remove it"
+                for place in self.places
+                if self._exists(place) and _vault_escrow.of_another(place)
+            ]
             return
         self.extra["escrow"] = {}
         for place in self.places:
@@ -607,7 +618,7 @@ def main() -> None:
         job.converge()
         vaults = job.vaults()
     except (OSError, ValueError, _vault.VaultError, _files.UnsafePath) as error:
-        module.fail_json(msg=f"gocryptfs_vault: {error}", steps=job.steps)
+        module.fail_json(msg=f"gocryptfs_vault: {error}", steps=job.steps, **job.extra)
     for note in job.notes:
         module.warn(note)
     module.exit_json(

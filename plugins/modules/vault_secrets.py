@@ -104,8 +104,8 @@ unchecked:
   type: list
   elements: str
 rotations:
-  description: What was added to the record of rotations, or in check mode would be.
-  returned: success
+  description: What was added to the record of rotations, or in check mode would be. After a failure too.
+  returned: always
   type: list
   elements: dict
 """
@@ -250,6 +250,8 @@ class Job:
             changes = [] if agent in locked else self._one_agent(run, _vault.Place(agent), self.wanted(agent))
             if changes:
                 self.changes[agent] = changes
+            if self._module.check_mode:
+                self.rotations += self._entries(_vault_secrets.acts(agent, changes))
         if self._only is None:
             self._notify()
 
@@ -276,14 +278,18 @@ class Job:
     def _write(
         self, place: _vault.Place, top: int, changes: List[_vault_secrets.Change], wanted: Dict[str, str]
     ) -> None:
-        for change in changes:
-            try:
+        applied: List[_vault_secrets.Change] = []
+        try:
+            for change in changes:
                 _apply(top, change, wanted)
-            except IsADirectoryError:
-                raise _vault.VaultError(
-                    f"vault of agent {place.name}: a directory stands at the name of the secret {change.name}, and what is in "
-                    f"it may be of use to somebody: open the vault, move it away, and run this again"
-                ) from None
+                applied.append(change)
+        except IsADirectoryError:
+            raise _vault.VaultError(
+                f"vault of agent {place.name}: a directory stands at the name of the secret {changes[len(applied)].name}, and what "
+                f"is in it may be of use to somebody: open the vault, move it away, and run this again"
+            ) from None
+        finally:
+            self._log(_vault_secrets.acts(place.name, applied))
         os.fsync(top)
         again = _vault_secrets.changes(wanted, _present(top, wanted), [])
         if again:
@@ -291,12 +297,14 @@ class Job:
                 f"vault of agent {place.name}: somebody changed {', '.join(change.name for change in again)} while it was "
                 f"written: end the agent's session, look at the vault, and run this again"
             )
-        self._log(_vault_secrets.acts(place.name, changes))
 
     def _log(self, acts: List[Tuple[str, str, str]]) -> None:
-        found = _rotations.entries(acts, _rotations.who(self._module.params["by"]), self._module.params["reason"])
+        found = self._entries(acts)
         _rotations.append(found)
         self.rotations += found
+
+    def _entries(self, acts: List[Tuple[str, str, str]]) -> List[Dict[str, Any]]:
+        return _rotations.entries(acts, _rotations.who(self._module.params["by"]), self._module.params["reason"])
 
     def _notify(self) -> None:
         """Tell whoever reads a secret while its vault is closed how to open it."""
@@ -356,7 +364,7 @@ def main() -> None:
         _vault_open.no_core_dump()
         job.converge()
     except (OSError, _vault.VaultError, _files.UnsafePath) as error:
-        module.fail_json(msg=f"vault_secrets: {error}")
+        module.fail_json(msg=f"vault_secrets: {error}", rotations=job.rotations)
     for agent in job.unchecked:
         module.warn(f"vault of agent {agent}: locked, no password given: its secrets were neither compared nor written")
     module.exit_json(
