@@ -129,7 +129,7 @@ def check_directory(archive: str) -> None:
     if os.path.lexists(top):
         seen = os.stat(top)
         if seen.st_uid != 0 or seen.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise _vault.VaultError(f"{top}: others may write to it: take a directory of root's for the archive, or one to be made")
+            raise _vault.VaultError(f"{top}: others may write to it: take a directory of root's for the archive, or a new one")
 
 
 def save(run: Run, places: List[_vault.Place], archive: str) -> bool:

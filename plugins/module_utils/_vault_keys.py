@@ -167,9 +167,9 @@ class Keys:
         if os.path.lexists(f"{place.staging}/{_gocryptfs.IDENTITY}") and not self._decrypts(master, self._config):
             aside = f"{_vault.CIPHERS}/.{place.name}.broken"
             raise _vault.VaultError(
-                f"vault of agent {place.name}: nothing was removed. {self._config} opens, but what lies beside it does not decrypt: it "
-                f"is another vault's. The vault of before a change that was interrupted is in {place.staging}. To go back to "
-                f"that: mv {place.cipher} {aside} && mv {place.staging} {place.cipher}"
+                f"vault of agent {place.name}: nothing was removed. {self._config} opens, but what lies beside it does not "
+                f"decrypt: it is another vault's. The vault of before a change that was interrupted is in {place.staging}. "
+                f"To go back to that: mv {place.cipher} {aside} && mv {place.staging} {place.cipher}"
             )
         return key
 

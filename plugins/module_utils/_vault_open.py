@@ -143,8 +143,8 @@ def not_opened(place: Place, tried: List[str]) -> str:
     return (
         f"vault of agent {place.name}: none of {', '.join(dict.fromkeys(tried))} opens it. A wrong password: give the right one. "
         f"A key of another time: put back the sealed key that belongs to {place.cipher}/gocryptfs.conf, or the matching "
-        f"gocryptfs.conf. Damaged: gocryptfs_vault (the role) says whether the copy of it helps; else restore it from a backup, or use "
-        f"the master key (docs/vault.md, Escrow)"
+        f"gocryptfs.conf. Damaged: gocryptfs_vault (the role) says whether the copy of it helps; else restore it from a "
+        f"backup, or use the master key (docs/vault.md, Escrow)"
     )
 
 

@@ -501,8 +501,8 @@ class Job:
         recipients = self._params["escrow_recipients"]
         if not recipients:
             self.notes += [
-                f"{place.escrow} does not belong to the vault of agent {place.name}: it is of an earlier master key, and would not "
-                f"open it. Give escrow_recipients (in a play vault_escrow_recipients) for a new one, or remove it"
+                f"{place.escrow} does not belong to the vault of agent {place.name}: it is of an earlier master key, and would "
+                f"not open it. Give escrow_recipients (in a play vault_escrow_recipients) for a new one, or remove it"
                 for place in self.places
                 if self._exists(place) and _vault_escrow.of_another(place)
             ]

@@ -46,8 +46,8 @@ options:
         default: sealed
   state:
     description:
-      - V(saved) writes the archive. A session may have a vault open, or open it meanwhile. What an agent writes at that very moment to a vault that
-        it may write to can be saved half, and then RV(whole) is false.
+      - V(saved) writes the archive. A session may have a vault open, or open it meanwhile. What an agent writes at that very
+        moment to a vault that it may write to can be saved half, and then RV(whole) is false.
       - V(rehearsed) does all that V(restored) does up to the moment at which something would change.
       - V(restored) puts the vaults of the archive in the place of those in use, which must be closed.
     type: str

@@ -285,8 +285,8 @@ class Job:
                 applied.append(change)
         except IsADirectoryError:
             raise _vault.VaultError(
-                f"vault of agent {place.name}: a directory stands at the name of the secret {changes[len(applied)].name}, and what "
-                f"is in it may be of use to somebody: open the vault, move it away, and run this again"
+                f"vault of agent {place.name}: a directory stands at the name of the secret {changes[len(applied)].name}, and "
+                f"what is in it may be of use to somebody: open the vault, move it away, and run this again"
             ) from None
         finally:
             self._log(_vault_secrets.acts(place.name, applied))

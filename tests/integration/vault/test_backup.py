@@ -73,7 +73,7 @@ def test_an_archive_that_was_not_written_leaves_nothing(filled: Host) -> None:
     program = filled.directory / "programs" / "tar"
     program.write_text("#!/bin/sh\necho 'tar: No space left on device' >&2; exit 2\n")
     program.chmod(0o755)
-    with pytest.raises(Failed, match="x.tar was not written: tar: No space left on device"):
+    with pytest.raises(Failed, match=r"x.tar was not written: tar: No space left on device"):
         backup(filled, "saved")
     assert [path.name for path in BACKUPS.iterdir() if path.name != ".lock"] == []
 
@@ -112,7 +112,7 @@ def test_a_password_that_a_restore_needs_is_missed_before_anything_is_replaced(h
     backup(host, "saved", agents=agents)
     masters = {"scout": sh(f"age --decrypt --identity {tmp_path}/identity", escrow).stdout.strip()}
     before = state_of_disk()
-    with pytest.raises(Failed, match="passwords.scout is needed: what shall open it. Nothing was changed"):
+    with pytest.raises(Failed, match=r"passwords.scout is needed: what shall open it. Nothing was changed"):
         backup(host, state, agents=agents, master_keys=masters)
     assert state_of_disk() == before
     backup(host, state, agents=agents, master_keys=masters, passwords={"scout": "new"})
