@@ -20,7 +20,8 @@ OWN_FILES = frozenset((CONFIG, IDENTITY))
 # A costly KDF slows down the guessing of a password.  A random key of 256 bits is not guessed, and more than the
 # smallest cost that gocryptfs takes would only delay each opening; a person's password gets gocryptfs's own default.
 LOG_N_OF_KEY, LOG_N_OF_PASSWORD = 10, 16
-LOG_N_LEAST, LOG_N_MOST = 10, 28
+# The most that cordon-vault@.service has the memory for: 18 takes 256 MiB, and 19 all of its MemoryMax=512M.
+LOG_N_LEAST, LOG_N_MOST = 10, 18
 # cipher: (option of -init, feature flag, its name for people)
 CIPHERS = {
     "aes-gcm": ("", "GCMIV128", "AES-GCM"),

@@ -8,13 +8,15 @@ A vault is moved by rename, after what opens it was copied: it is whole in one p
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 import time
 from typing import List, Optional, Tuple
 
 from . import _gocryptfs, _vault
 from ._vault_disk import private_directory, read, remove, rename, write
-from ._vault_host import set_immutable
+from ._vault_host import Refused, set_immutable
 from ._vault_keys import Keys, exchange, sync_directory
 from ._vault_open import Key, Run, unseal
 
@@ -35,13 +37,17 @@ def beside(place: _vault.Place) -> List[str]:
 
 def steps(place: _vault.Place, backup: bool) -> List[str]:
     """What to do so that there is no vault; it must be closed."""
-    parts = [place.cipher, place.staging, _partial(place), *beside(place)]
+    parts = [place.cipher, place.staging, _partial(place), _unpacked(place), *beside(place)]
     found = [PUT_AWAY if backup else DELETE] if any(os.path.lexists(path) for path in parts) else []
     return found + ([REMOVE_POINT] if os.path.lexists(place.point) else [])
 
 
 def _partial(place: _vault.Place) -> str:
     return f"{_vault.BACKUPS}/.{place.name}.partial"
+
+
+def _unpacked(place: _vault.Place) -> str:
+    return f"{_vault.BACKUPS}/.{place.name}.restore"
 
 
 def _free(place: _vault.Place) -> str:
@@ -78,7 +84,10 @@ def prepare(place: _vault.Place) -> None:
 
 
 def finish(place: _vault.Place) -> str:
-    """Give a backup its name. Return it."""
+    """Give a backup its name. Return it, or '' where nothing was to be kept."""
+    if not os.listdir(_partial(place)):
+        os.rmdir(_partial(place))
+        return ""
     final = _free(place)
     rename(_partial(place), final)
     return final
@@ -89,6 +98,7 @@ def delete(run: Run, place: _vault.Place) -> None:
     _clear(run, place.staging)
     if os.path.lexists(place.cipher):
         rename(place.cipher, place.staging)
+    _clear(run, _partial(place))
     _forget(run, place)
 
 
@@ -96,6 +106,7 @@ def _forget(run: Run, place: _vault.Place) -> None:
     for path in beside(place):
         remove(path)
     _clear(run, place.staging)
+    _clear(run, _unpacked(place))
 
 
 def _clear(run: Run, path: str) -> None:
@@ -105,42 +116,70 @@ def _clear(run: Run, path: str) -> None:
 
 def remove_point(place: _vault.Place) -> None:
     """Remove the mount point, which is empty but for notices: _vault_notice."""
-    set_immutable(place, False)
+    with contextlib.suppress(Refused):  # then it never was immutable
+        set_immutable(place, False)
     for name in os.listdir(place.point):
         os.unlink(f"{place.point}/{name}")
     os.rmdir(place.point)
 
 
+def check_directory(archive: str) -> None:
+    """VaultError where others may write to an archive's directory; one that is missing is made by save()."""
+    top = os.path.dirname(archive)
+    if os.path.lexists(top):
+        seen = os.stat(top)
+        if seen.st_uid != 0 or seen.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise _vault.VaultError(f"{top}: others may write to it: take a directory of root's for the archive, or a new one")
+
+
 def save(run: Run, places: List[_vault.Place], archive: str) -> bool:
     """Write the vaults, encrypted as they are, and their sealed keys to a tar file. False if one changed meanwhile."""
-    private_directory(os.path.dirname(archive))
+    if not os.path.lexists(os.path.dirname(archive)):
+        private_directory(os.path.dirname(archive))
     argv = ["tar", "--create", f"--file={archive}.partial", "--numeric-owner", "--format=pax"]
     for place in places:
         for path in [place.cipher, *beside(place)]:
             if os.path.lexists(path):
                 argv += [f"--directory={os.path.dirname(path)}", os.path.basename(path)]
     os.close(os.open(f"{archive}.partial", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-    rc, out, err = run(argv)
-    if rc not in (0, 1):  # 1: a file changed as it was read (tar(1))
-        raise _vault.VaultError(f"{archive} was not written: {' '.join((err or out).split())}")
-    must(run, ["sync", f"{archive}.partial"])
-    rename(f"{archive}.partial", archive)
+    try:
+        rc, out, err = run(argv)
+        if rc not in (0, 1):  # 1: a file changed as it was read (tar(1))
+            raise _vault.VaultError(f"{archive} was not written: {' '.join((err or out).split())}")
+        must(run, ["sync", f"{archive}.partial"])
+        rename(f"{archive}.partial", archive)
+    except BaseException:
+        remove(f"{archive}.partial")
+        raise
     return rc == 0
 
 
 class Unpacked:
-    """One agent's vault out of an archive, beside the vaults in use."""
+    """One agent's vault out of an archive, or out of a directory of the backups, beside the vaults in use."""
 
     def __init__(self, run: Run, place: _vault.Place, archive: str) -> None:
         self._run = run
         self._place = place
         self._archive = archive
-        self._top = f"{_vault.BACKUPS}/.{place.name}.restore"
+        self._top = _unpacked(place)
         self.cipher = f"{self._top}/{place.name}"
 
     def __enter__(self) -> Unpacked:
         private_directory(_vault.BACKUPS)
         _clear(self._run, self._top)
+        if os.path.isdir(self._archive):
+            self._copy()
+        else:
+            self._extract()
+        return self
+
+    def _copy(self) -> None:
+        if not os.path.isdir(f"{self._archive}/vault"):
+            raise _vault.VaultError(f"{self._archive} has no directory vault: give a {_vault.BACKUPS}/NAME-TIME, or a tar file")
+        must(self._run, ["cp", "--archive", "--no-target-directory", "--", self._archive, self._top])
+        os.rename(f"{self._top}/vault", self.cipher)
+
+    def _extract(self) -> None:
         private_directory(self._top)
         name = self._place.name
         pattern = [name, *(os.path.basename(path) for path in beside(self._place))]
@@ -150,7 +189,6 @@ class Unpacked:
             raise _vault.VaultError(f"{self._archive} has no vault of agent {name}")
         argv = ["tar", "--extract", f"--file={self._archive}", "--same-owner", "--numeric-owner", "--same-permissions"]
         must(self._run, [*argv, f"--directory={self._top}", "--", *wanted])
-        return self
 
     def __exit__(self, *_error: object) -> None:
         _clear(self._run, self._top)
@@ -197,25 +235,24 @@ class Unpacked:
 
         Its sealed key lies beside the one in use before the vaults change places: see _vault_keys.
         """
-        place = self._place
+        place, beside_keys = self._place, f"{_partial(self._place)}/vault"
         private_directory(_vault.CIPHERS)
         private_directory(_vault.KEYS)
+        if os.path.lexists(_partial(place)):  # of one that was interrupted
+            finish(place)
         prepare(place)
         if key.origin not in ("password", "master"):
             write(place.next_key, read(key.origin))
         os.chown(self.cipher, 0, 0)
         os.chmod(self.cipher, 0o700)
         must(self._run, ["sync", "--file-system", self.cipher])
+        # The vault in use goes to its keys in the same moment: what lies with the archive is removed by the next restore.
+        rename(self.cipher, beside_keys)
         if os.path.lexists(place.cipher):
-            exchange(self.cipher, place.cipher)
-            rename(self.cipher, f"{_partial(place)}/vault")
+            exchange(beside_keys, place.cipher)
         else:
-            rename(self.cipher, place.cipher)
-        kept = ""
-        if os.listdir(_partial(place)):
-            kept = finish(place)
-        else:
-            os.rmdir(_partial(place))
+            rename(beside_keys, place.cipher)
+        kept = finish(place)
         self._open_by(keys, key, password)
         self._others()
         return kept

@@ -10,6 +10,7 @@ neither opens the vault nor starts a program.
 from __future__ import annotations
 
 import json
+import os
 from typing import Any, Dict, List
 
 from . import _vault
@@ -23,6 +24,11 @@ ESCROW = "encrypt the master key to the escrow recipients"
 def outdated(place: _vault.Place, recipients: List[str]) -> bool:
     """Whether there is no escrow of this vault for exactly these people."""
     return note(place) != _wanted(place, recipients) or not _exists(place.escrow)
+
+
+def of_another(place: _vault.Place) -> bool:
+    """Whether there is an escrow, and it is not known to be of this vault's master key."""
+    return os.path.lexists(place.escrow) and note(place).get("vault") != identity(place)
 
 
 def note(place: _vault.Place) -> Dict[str, Any]:

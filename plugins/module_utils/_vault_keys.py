@@ -30,6 +30,13 @@ from ._vault_open import IDLE, ROOM, Key, Run, candidates, mounted, not_opened
 
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _AT_FDCWD = -100  # fcntl.h
+# Mounts a vault under $0, where only this script sees it; prints x for each name that decrypts, and r if one file does.
+_PROOF = r"""mount -t tmpfs -o mode=0700,size=1m,nosuid,nodev,noexec cordon-vault-admin "$0" && mkdir "$0/vault" || exit
+"$@" >"$0/log" 2>&1 || { code=$?; cat "$0/log" >&2; exit "$code"; }
+find "$0/vault" -mindepth 1 -maxdepth 1 -printf x
+find "$0/vault" -type f -size +0 -exec dd if={} of=/dev/null count=1 status=none \; -printf r -quit
+umount "$0/vault"
+"""
 
 
 class How(NamedTuple):
@@ -42,13 +49,15 @@ class How(NamedTuple):
 
 
 class Keys:
-    """What opens the vault of one agent."""
+    """What opens the vault of one agent; new is the password that a change shall put in force, or has."""
 
-    def __init__(self, run: Run, place: _vault.Place, how: How, password: Optional[str] = None) -> None:
+    def __init__(
+        self, run: Run, place: _vault.Place, how: How, password: Optional[str] = None, new: Optional[str] = None
+    ) -> None:
         self._run = run
         self._place = place
         self._how = how
-        self._password = password
+        self._passwords = [one for one in (password, new) if one is not None]
         self._config = f"{place.cipher}/{_gocryptfs.CONFIG}"
 
     # --- Looking --------------------------------------------------------------------------------
@@ -56,7 +65,7 @@ class Keys:
     def opening(self) -> Tuple[Key, str]:
         """Return the key that opens the vault, and the vault's master key; VaultError when nothing does."""
         tried, broken = [], ""
-        for key in candidates(self._run, self._place, self._password):
+        for key in candidates(self._run, self._place, self._passwords):
             try:
                 master = self._master_key(self._config, key.line)
             except _vault.VaultError as error:
@@ -64,18 +73,30 @@ class Keys:
             if master:
                 return key, master
             tried.append(key.origin)
-        raise _vault.VaultError(not_opened(self._place, tried) + broken + self._copy_opens())
+        raise _vault.VaultError(not_opened(self._place, tried) + broken + self._interrupted() + self._copy_opens())
 
     def opens(self, line: str) -> bool:
         """Whether this password opens the vault."""
         return self._master_key(self._config, line) is not None
 
+    def _interrupted(self) -> str:
+        """The remedy where a change to another password was broken off."""
+        name = self._place.name
+        if self._place.unlock == "sealed" or not os.path.lexists(self._place.staging):
+            return ""
+        return f". A change of it was interrupted: give the new password, in passwords.{name} or new_passwords.{name}"
+
     def _copy_opens(self) -> str:
-        """The remedy where gocryptfs.conf was damaged and the copy of it was not."""
+        """The remedy where gocryptfs.conf was damaged and the copy of it was not.
+
+        The copy may be another vault's: where a new master key was broken off, and after a restore.  Over the only
+        gocryptfs.conf with the master key it would be the end of the vault.
+        """
         if not os.path.lexists(self._place.copy):
             return ""
-        keys = candidates(self._run, self._place, self._password)
-        if any(self._master_key(self._place.copy, key.line) for key in keys):
+        keys = candidates(self._run, self._place, self._passwords)
+        masters = [self._master_key(self._place.copy, key.line) for key in keys]
+        if any(master is not None and self._decrypts(master, self._place.copy) for master in masters):
             return f". The copy opens, so gocryptfs.conf was damaged or replaced: cp {self._place.copy} {self._config}"
         return ""
 
@@ -97,7 +118,7 @@ class Keys:
         """Make the vault under another name and rename it when it is on disk: it exists whole or not at all."""
         private_directory(_vault.CIPHERS)
         sealed = self._place.unlock == "sealed"
-        line = next(candidates(self._run, self._place, None)).line if sealed else self._given()
+        line = next(candidates(self._run, self._place, ())).line if sealed else self._given()
         self._init(line, self._how.cipher)
         rename(self._place.staging, self._place.cipher)
         self.keep_copy()
@@ -112,10 +133,10 @@ class Keys:
 
     def _given(self) -> str:
         """The operator's password."""
-        if self._password is None:
+        if not self._passwords:
             name = self._place.name
             raise _vault.VaultError(f"vault of agent {name}: its password is needed: give passwords.{name}")
-        return self._password
+        return self._passwords[0]
 
     def keep_copy(self) -> None:
         """Keep a copy of gocryptfs.conf: it is encrypted, and a damaged byte of the only one would lose the vault."""
@@ -136,9 +157,25 @@ class Keys:
 
     # --- Changing -------------------------------------------------------------------------------
 
+    def settling(self) -> Key:
+        """Return the key in force, where a change was broken off; VaultError where the vault in place is not proved to be whole.
+
+        What lies in the staging place may be the old vault, and the only one.
+        """
+        key, master = self.opening()
+        place = self._place
+        if os.path.lexists(f"{place.staging}/{_gocryptfs.IDENTITY}") and not self._decrypts(master, self._config):
+            aside = f"{_vault.CIPHERS}/.{place.name}.broken"
+            raise _vault.VaultError(
+                f"vault of agent {place.name}: nothing was removed. {self._config} opens, but what lies beside it does not "
+                f"decrypt: it is another vault's. The vault of before a change that was interrupted is in {place.staging}. "
+                f"To go back to that: mv {place.cipher} {aside} && mv {place.staging} {place.cipher}"
+            )
+        return key
+
     def settle(self) -> None:
         """Finish or take back a change that was broken off, after finding out which key is in force."""
-        key, _master = self.opening()
+        key = self.settling()
         if key.origin == self._place.next_key:
             rename(self._place.next_key, self._place.key)
         elif key.origin == self._place.key:
@@ -170,7 +207,11 @@ class Keys:
 
         gocryptfs cannot tell a wrong master key from the right one, and would put it into the config without a word.
         """
-        self._prove(master)
+        if not self._decrypts(master, self._config):
+            raise _vault.VaultError(
+                f"vault of agent {self._place.name}: the master key given is not its own: what is in the vault does not decrypt. "
+                f"Nothing was changed. Decrypt the escrow that belongs to this vault"
+            )
         self._wrap(f"{master}\n", new, master, by_master_key=True)
 
     def _wrap(self, old: str, new: Optional[str], master: str, by_master_key: bool) -> None:
@@ -221,13 +262,21 @@ class Keys:
         if self._place.unlock == "sealed":
             line = secrets.token_hex(32)
             self._store(self._place.next_key, line)
-        with open(self._config, encoding="utf-8") as stream:
-            cipher = _gocryptfs.cipher(_gocryptfs.parse_config(stream.read()))
-        self._init(line, cipher)
-        self._copy(key.line, line)
-        self._must(["sync", "--file-system", self._place.staging], "")
+        try:
+            self._new_vault(key.line, line)
+        except BaseException:  # a half copy would keep a full disk full
+            remove(self._place.next_key)
+            self._clear()
+            raise
         exchange(self._place.staging, self._place.cipher)
         self._in_force(sealed=self._place.unlock == "sealed")
+
+    def _new_vault(self, old_line: str, new_line: str) -> None:
+        with open(self._config, encoding="utf-8") as stream:
+            cipher = _gocryptfs.cipher(_gocryptfs.parse_config(stream.read()))
+        self._init(new_line, cipher)
+        self._copy(old_line, new_line)
+        self._must(["sync", "--file-system", self._place.staging], "")
 
     def _copy(self, old_line: str, new_line: str) -> None:
         """Copy all files with their owners, modes, times and hard links, and compare what arrived."""
@@ -248,20 +297,23 @@ class Keys:
                 f"written to meanwhile? Close it and run this again"
             )
 
-    def _prove(self, master: str) -> None:
-        """Open the vault by its master key; every name in it must decrypt, which a wrong key makes impossible."""
-        with open(self._config, encoding="utf-8") as stream:
+    def _decrypts(self, master: str, config: str) -> bool:
+        """Whether the vault is of this master key; the config says of which cipher.
+
+        One file that is read proves it, since files are authenticated.  Without one all names must decrypt.
+        """
+        with open(config, encoding="utf-8") as stream:
             cipher = _gocryptfs.cipher(_gocryptfs.parse_config(stream.read()))
-        point, source = f"{ROOM}/{self._place.name}", f"{self._place.source}-master"
-        argv = _gocryptfs.mount_argv(self._place.cipher, point, source, True, IDLE, master=cipher)
+        os.makedirs(ROOM, mode=0o700, exist_ok=True)
+        argv = _gocryptfs.mount_argv(
+            self._place.cipher, f"{ROOM}/vault", f"{self._place.source}-master", True, IDLE, master=cipher
+        )
+        apart = ["unshare", "--mount", "--propagation", "slave", "bash", "-c", _PROOF, ROOM]
+        rc, found, err = self._run([*apart, *argv], data=f"{master}\n")
+        if rc != 0:
+            raise _vault.VaultError(_gocryptfs.failure(f"{self._place.cipher} was not opened by a master key", rc, err))
         stored = {name for name in os.listdir(self._place.cipher) if not name.endswith(".name")} - _gocryptfs.OWN_FILES
-        with mounted(self._run, argv, point, source, master) as top:
-            seen = len(os.listdir(top))
-        if seen != len(stored):
-            raise _vault.VaultError(
-                f"vault of agent {self._place.name}: the master key given is not its own: {seen} of {len(stored)} names decrypt. "
-                f"Nothing was changed. Decrypt the escrow that belongs to this vault"
-            )
+        return found.endswith("r") or found == "x" * len(stored)
 
     def _gocryptfs(self, argv: List[str], data: str, what: str) -> None:
         rc, out, err = self._run(argv, data=data)
@@ -287,7 +339,8 @@ def exchange(one: str, other: str) -> None:
     if libc.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) != 0:
         reason = os.strerror(ctypes.get_errno())
         raise _vault.VaultError(f"{one} and {other} cannot change places on this file system ({reason}); the old vault stays")
-    sync_directory(os.path.dirname(other))
+    for parent in sorted({os.path.dirname(one), os.path.dirname(other)}):
+        sync_directory(parent)
 
 
 def sync_directory(path: str) -> None:

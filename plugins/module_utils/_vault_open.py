@@ -16,7 +16,7 @@ import os
 import resource
 import time
 from contextlib import contextmanager
-from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Callable, Iterator, List, NamedTuple, Sequence, Tuple
 
 from ._gocryptfs import failure, mount_argv, wrong_password
 from ._mountinfo import at
@@ -68,15 +68,22 @@ def locked(place: Place, alone: bool) -> Iterator[None]:
     if not os.path.isdir(CIPHERS):  # nothing to guard yet
         yield
         return
-    handle = os.open(place.lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with held(place.lock, alone, f"vault of agent {place.name} is in use by another run or is just being opened"):
+        yield
+
+
+@contextmanager
+def held(lock: str, alone: bool, else_: str) -> Iterator[None]:
+    """Hold a lock; else_ says what it means that somebody else does."""
+    handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        _wait_for(handle, place, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        _wait_for(handle, lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH, else_)
         yield
     finally:
         os.close(handle)
 
 
-def _wait_for(handle: int, place: Place, kind: int) -> None:
+def _wait_for(handle: int, lock: str, kind: int, else_: str) -> None:
     until = time.monotonic() + LOCK_WAIT
     while True:
         try:
@@ -85,8 +92,7 @@ def _wait_for(handle: int, place: Place, kind: int) -> None:
         except BlockingIOError:
             if time.monotonic() > until:
                 raise VaultError(
-                    f"vault of agent {place.name} is in use by another run or is just being opened: {place.lock} was "
-                    f"held for {LOCK_WAIT:.0f} s. fuser {place.lock} says by whom; try again"
+                    f"{else_}: {lock} was held for {LOCK_WAIT:.0f} s. fuser {lock} says by whom; try again"
                 ) from None
         time.sleep(0.1)
 
@@ -105,7 +111,7 @@ def unseal(run: Run, place: Place, path: str) -> str:
     return key
 
 
-def candidates(run: Run, place: Place, password: Optional[str]) -> Iterator[Key]:
+def candidates(run: Run, place: Place, passwords: Sequence[str]) -> Iterator[Key]:
     """What may open a vault, likeliest first; VaultError in the end when there was nothing.
 
     A sealed key that does not unseal is passed over while there is another: after a power loss one of the two is enough.
@@ -120,7 +126,7 @@ def candidates(run: Run, place: Place, password: Optional[str]) -> Iterator[Key]
                 continue
             found += 1
             yield Key(path, line)
-    if password is not None:
+    for password in passwords:
         found += 1
         yield Key("password", password)
     if refused and not found:
@@ -135,14 +141,15 @@ def candidates(run: Run, place: Place, password: Optional[str]) -> Iterator[Key]
 def not_opened(place: Place, tried: List[str]) -> str:
     """What to say when nothing that there is opens a vault."""
     return (
-        f"vault of agent {place.name}: none of {', '.join(tried)} opens it. A wrong password: give the right one. "
+        f"vault of agent {place.name}: none of {', '.join(dict.fromkeys(tried))} opens it. A wrong password: give the right one. "
         f"A key of another time: put back the sealed key that belongs to {place.cipher}/gocryptfs.conf, or the matching "
-        f"gocryptfs.conf. Damaged: restore it from {place.copy} or a backup, or use the master key (docs/vault.md, Escrow)"
+        f"gocryptfs.conf. Damaged: gocryptfs_vault (the role) says whether the copy of it helps; else restore it from a "
+        f"backup, or use the master key (docs/vault.md, Escrow)"
     )
 
 
 @contextmanager
-def opened(run: Run, place: Place, read_only: bool, password: Optional[str] = None) -> Iterator[int]:
+def opened(run: Run, place: Place, read_only: bool, passwords: Sequence[str] = ()) -> Iterator[int]:
     """Open a vault under ROOM and yield a descriptor of its top directory.
 
     All work goes through the descriptor: it keeps the vault from closing, and where the mount has
@@ -154,7 +161,7 @@ def opened(run: Run, place: Place, read_only: bool, password: Optional[str] = No
     with locked(place, alone=not read_only):
         os.mkdir(point, 0o700)
         try:
-            for key in candidates(run, place, password):
+            for key in candidates(run, place, passwords):
                 code = _mount(run, argv, log, key.line)
                 if code == 0:
                     break

@@ -89,8 +89,9 @@ options:
     default: aes-gcm
   scrypt_log_n:
     description:
-      - Cost of the key derivation, as the logarithm of scrypt's N to base 2, from 10 to 28. Each step doubles the time
+      - Cost of the key derivation, as the logarithm of scrypt's N to base 2, from 10 to 18. Each step doubles the time
         and the memory that opening takes. It is set when a vault is made and when its key is changed.
+      - 18 takes 256 MiB. More than that the vault's unit, which is limited to 512 MiB, could not open.
       - 10 when omitted for a sealed key, which is random and not guessed, and 16 for an operator's password.
     type: int
   passwords:
@@ -101,7 +102,10 @@ options:
     type: dict
     default: {}
   new_passwords:
-    description: What passwords to change to with O(renew), by agent.
+    description:
+      - What passwords to change to with O(renew), by agent.
+      - Tried after O(passwords) wherever a vault is to be opened, so that a change that was interrupted is finished by the same
+        options.
     type: dict
     default: {}
   master_keys:
@@ -239,12 +243,12 @@ backups:
   type: dict
 ended:
   description: The agents' units that were ended to close the vaults.
-  returned: success
+  returned: always
   type: list
   elements: str
 rotations:
   description: What was added to the record of rotations.
-  returned: success
+  returned: always
   type: list
   elements: dict
 """
@@ -307,7 +311,6 @@ class Job:
         self.steps: List[str] = []
         self.notes: List[str] = []
         self.extra: Dict[str, Any] = {"ended": [], "rotations": []}
-        self._secluded = False
 
     # --- All states -----------------------------------------------------------------------------
 
@@ -348,12 +351,15 @@ class Job:
         found: Optional[str] = self._params["passwords"].get(place.name)
         return found
 
+    def _has_password(self, place: _vault.Place) -> bool:
+        return place.name in self._params["passwords"] or place.name in self._params["new_passwords"]
+
     def keys(self, place: _vault.Place) -> _vault_keys.Keys:
         """What opens the vault of one agent, and how it is made."""
         params = self._params
         program = _vault.program(params["seal"], self._module.get_bin_path("systemd-creds") is not None)
         how = _vault_keys.How(params["seal"], program, params["scrypt_log_n"], params["cipher"])
-        return _vault_keys.Keys(self.run, place, how, self._password(place))
+        return _vault_keys.Keys(self.run, place, how, self._password(place), params["new_passwords"].get(place.name))
 
     def _unit(self, place: _vault.Place) -> _vault_unit.Unit:
         return _vault_unit.Unit(self.run, place, lambda: _vault_host.observe(place).mounted == place.source)
@@ -367,11 +373,6 @@ class Job:
                 for place in sorted(self.places):
                     locks.enter_context(_vault_open.locked(place, alone=True))
             yield
-
-    def _seclude(self) -> None:
-        if not self._secluded:
-            _vault_open.enter_private_namespace(self.run)
-            self._secluded = True
 
     # --- Present --------------------------------------------------------------------------------
 
@@ -389,12 +390,12 @@ class Job:
             [
                 problem
                 for place, one in seen
-                for problem in _vault.problems(place, one, self.check, self._password(place) is not None)
+                for problem in _vault.problems(place, one, self.check, self._has_password(place))
             ]
         )
         for place, one in seen:
             if _vault.SETTLE in _vault.steps(place, one):
-                self.keys(place).opening()  # what cannot be settled is an error in check mode too, and before anything is done
+                self.keys(place).settling()  # what cannot be settled is an error in check mode too, and before anything is done
         for place, one in seen:
             self.notes += _vault.shortfalls(place, one)
             worker = _vault_host.Worker(self.run, place, self.keys(place))
@@ -416,7 +417,6 @@ class Job:
         masters = self._params["master_keys"]
         for place in self.places:
             if place.name in masters:
-                self._seclude()
                 new = self._password(place) if place.unlock == "operator" else None
                 if place.unlock == "operator" and new is None:
                     raise _vault.VaultError(f"vault of agent {place.name}: passwords.{place.name} is needed: what shall open it")
@@ -470,10 +470,14 @@ class Job:
             _refuse([_vault_unit.in_use(place, running[place] or [place.point]) for place in busy])
         for place in busy:
             self._close(place, running[place])
-        self._seclude()
+        _vault_open.enter_private_namespace(self.run)
 
     def _close(self, place: _vault.Place, running: List[str]) -> None:
-        ended = self._do(place, _vault_unit.CLOSE, lambda: self._unit(place).close(True))
+        try:
+            ended = self._do(place, _vault_unit.CLOSE, lambda: self._unit(place).close(True))
+        except _vault.VaultError:  # the sessions may be gone all the same
+            self.extra["ended"] += running
+            raise
         self.extra["ended"] += running if self.check else ended
 
     def _sessions(self, place: _vault.Place) -> List[str]:
@@ -486,8 +490,6 @@ class Job:
         new = self._params["new_passwords"].get(place.name) if place.unlock == "operator" else None
         self._do(place, _vault.RENEW_MASTER, lambda: keys.renew_master(new))
         self._record(place, "renewed", "master key")
-        if new and not self.check:
-            self._params["passwords"][place.name] = new
         recipients = self._params["escrow_recipients"] or _vault_escrow.note(place).get("recipients")
         if recipients:
             self._make_escrow(place, recipients)
@@ -498,6 +500,12 @@ class Job:
     def _escrow(self) -> None:
         recipients = self._params["escrow_recipients"]
         if not recipients:
+            self.notes += [
+                f"{place.escrow} does not belong to the vault of agent {place.name}: it is of an earlier master key, and would "
+                f"not open it. Give escrow_recipients (in a play vault_escrow_recipients) for a new one, or remove it"
+                for place in self.places
+                if self._exists(place) and _vault_escrow.of_another(place)
+            ]
             return
         self.extra["escrow"] = {}
         for place in self.places:
@@ -610,7 +618,7 @@ def main() -> None:
         job.converge()
         vaults = job.vaults()
     except (OSError, ValueError, _vault.VaultError, _files.UnsafePath) as error:
-        module.fail_json(msg=f"gocryptfs_vault: {error}", steps=job.steps)
+        module.fail_json(msg=f"gocryptfs_vault: {error}", steps=job.steps, **job.extra)
     for note in job.notes:
         module.warn(note)
     module.exit_json(

@@ -46,15 +46,19 @@ options:
         default: sealed
   state:
     description:
-      - V(saved) writes the archive. A session may have a vault open. What an agent writes at that very moment to a vault that
-        it may write to can be saved half, and then RV(whole) is false.
+      - V(saved) writes the archive. A session may have a vault open, or open it meanwhile. What an agent writes at that very
+        moment to a vault that it may write to can be saved half, and then RV(whole) is false.
       - V(rehearsed) does all that V(restored) does up to the moment at which something would change.
       - V(restored) puts the vaults of the archive in the place of those in use, which must be closed.
     type: str
     choices: [saved, rehearsed, restored]
     required: true
   archive:
-    description: The tar file. Its directory is made for root alone where it is missing.
+    description:
+      - The tar file. Its directory is made for root alone where it is missing. To a directory that others may write to
+        nothing is saved.
+      - With O(state=rehearsed) and O(state=restored) also a directory C(/var/lib/cordon/vault-backup/NAME-TIME), to which a vault
+        was moved.
     type: path
     required: true
   passwords:
@@ -116,7 +120,7 @@ rotations:
 
 import contextlib
 import os
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, Iterator, List, Tuple
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -150,32 +154,42 @@ def _runner(module: AnsibleModule) -> _vault_open.Run:
 
 def _save(module: AnsibleModule, places: List[_vault.Place]) -> Dict[str, Any]:
     archive = module.params["archive"]
+    if not places:
+        return {"changed": False, "archive": archive, "whole": True}
+    _vault_backup.check_directory(archive)
     missing = [place.name for place in places if not os.path.isdir(place.cipher)]
     if missing:
         raise _vault.VaultError(f"there is no vault of {', '.join(missing)}: run gocryptfs_vault first")
     whole = True
     if not module.check_mode:
-        with _locked(places):
+        with _locked(places, alone=False):
             whole = _vault_backup.save(_runner(module), places, archive)
     if not whole:
         module.warn(f"{archive}: a file changed while it was saved: close the vaults, or save them again")
     return {"changed": True, "archive": archive, "whole": whole, "diff": {"before": "", "after": f"{archive}\n"}}
 
 
-def _locked(places: List[_vault.Place]) -> contextlib.ExitStack:
-    """Hold all vaults: none is opened, changed or filled meanwhile."""
-    locks = contextlib.ExitStack()
-    private_directory(_vault.CIPHERS)
-    for place in sorted(places):
-        locks.enter_context(_vault_open.locked(place, alone=True))
-    return locks
+@contextlib.contextmanager
+def _locked(places: List[_vault.Place], alone: bool) -> Iterator[None]:
+    """Hold all vaults: none is changed or filled meanwhile; alone: nor opened by a session.
+
+    And of these runs there is one at a time: what they unpack has the same names.
+    """
+    for path in (_vault.CIPHERS, _vault.BACKUPS):
+        private_directory(path)
+    with contextlib.ExitStack() as locks:
+        lock = f"{_vault.BACKUPS}/.lock"
+        locks.enter_context(_vault_open.held(lock, True, "another run saves or restores vaults"))
+        for place in sorted(places):
+            locks.enter_context(_vault_open.locked(place, alone))
+        yield
 
 
 def _restore(module: AnsibleModule, places: List[_vault.Place]) -> Dict[str, Any]:
     run, params = _runner(module), module.params
     real = params["state"] == "restored" and not module.check_mode
     result: Dict[str, Any] = {"archive": params["archive"], "opened_by": {}, "backups": {}, "rotations": []}
-    with _locked(places):
+    with _locked(places, alone=params["state"] == "restored"):
         opened = [place.point for place in places if params["state"] == "restored" and _vault_host.observe(place).mounted]
         if opened:
             raise _vault.VaultError(f"{', '.join(opened)}: close the vault first (gocryptfs_vault, state: unmounted)")
@@ -185,28 +199,28 @@ def _restore(module: AnsibleModule, places: List[_vault.Place]) -> Dict[str, Any
             for place in places:  # all are opened before the first is put back
                 unpacked = stack.enter_context(_vault_backup.Unpacked(run, place, params["archive"]))
                 key, _cipher = unpacked.opening(params["passwords"].get(place.name), params["master_keys"].get(place.name))
-                found.append((place, unpacked, key))
+                found.append((place, unpacked, key, _keys(module, place, key)))
                 result["opened_by"][place.name] = ORIGINS.get(key.origin, "sealed key")
-            for place, unpacked, key in found if real else []:
-                _put_back(module, result, place, unpacked, key)
+            for place, unpacked, key, keys in found if real else []:
+                kept = unpacked.put_back(keys, key, params["passwords"].get(place.name))
+                _record(params, result, place, kept)
     names = [place.name for place in places] if params["state"] == "restored" else []
     return {**result, "changed": bool(names), "diff": {"before": "", "after": "".join(f"{name}: restored\n" for name in names)}}
 
 
-def _put_back(
-    module: AnsibleModule,
-    result: Dict[str, Any],
-    place: _vault.Place,
-    unpacked: _vault_backup.Unpacked,
-    key: _vault_open.Key,
-) -> None:
+def _keys(module: AnsibleModule, place: _vault.Place, key: _vault_open.Key) -> _vault_keys.Keys:
+    """What shall open the restored vault; VaultError where it cannot be had, which a rehearsal finds too."""
     params = module.params
     password = params["passwords"].get(place.name)
     if key.origin == "master" and place.unlock == "operator" and password is None:
-        raise _vault.VaultError(f"vault of agent {place.name}: passwords.{place.name} is needed: what shall open it")
+        raise _vault.VaultError(
+            f"vault of agent {place.name}: passwords.{place.name} is needed: what shall open it. Nothing was changed"
+        )
     program = _vault.program(params["seal"], module.get_bin_path("systemd-creds") is not None)
-    keys = _vault_keys.Keys(_runner(module), place, _vault_keys.How(params["seal"], program), password)
-    kept = unpacked.put_back(keys, key, password)
+    return _vault_keys.Keys(_runner(module), place, _vault_keys.How(params["seal"], program), password)
+
+
+def _record(params: Dict[str, Any], result: Dict[str, Any], place: _vault.Place, kept: str) -> None:
     result["backups"].update({place.name: kept} if kept else {})
     record = _rotations.entries([(place.name, "vault", "restored")], _rotations.who(params["by"]), params["reason"])
     _rotations.append(record)

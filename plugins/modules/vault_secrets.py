@@ -48,6 +48,12 @@ options:
     description: Passwords of vaults that an operator's password opens, by agent.
     type: dict
     default: {}
+  new_passwords:
+    description:
+      - Passwords to try where those in O(passwords) do not open the vault, by agent. A change of passwords may have
+        come to some hosts only.
+    type: dict
+    default: {}
   locked:
     description:
       - What to do about a vault that only an operator's password opens, when O(passwords) has none for it. Its secrets
@@ -98,8 +104,8 @@ unchecked:
   type: list
   elements: str
 rotations:
-  description: What was added to the record of rotations, or in check mode would be.
-  returned: success
+  description: What was added to the record of rotations, or in check mode would be. After a failure too.
+  returned: always
   type: list
   elements: dict
 """
@@ -179,7 +185,7 @@ class Job:
         self._module = module
         self._declared: Dict[str, List[str]] = module.params["declared"]
         self._only: Any = module.params["only"]
-        self._passwords: Dict[str, str] = module.params["passwords"]
+        self._passwords: List[Dict[str, str]] = [module.params["passwords"], module.params["new_passwords"]]
         self.changes: Dict[str, List[_vault_secrets.Change]] = {}
         self.notices: Dict[str, List[str]] = {}
         self.unchecked: List[str] = []
@@ -219,9 +225,12 @@ class Job:
         }
         return unsafe + unknown + ([] if unknown else _vault_secrets.mistakes(self._only, chosen))
 
+    def _given(self, agent: str) -> List[str]:
+        return [given[agent] for given in self._passwords if agent in given]
+
     def locked(self) -> List[str]:
         """Agents whose vault only a password opens, which was not given."""
-        places = [_vault.Place(agent) for agent in self.agents() if agent not in self._passwords]
+        places = [_vault.Place(agent) for agent in self.agents() if not self._given(agent)]
         return [place.name for place in places if os.path.isdir(place.cipher) and not _has_key(place)]
 
     def converge(self) -> None:
@@ -241,6 +250,8 @@ class Job:
             changes = [] if agent in locked else self._one_agent(run, _vault.Place(agent), self.wanted(agent))
             if changes:
                 self.changes[agent] = changes
+            if self._module.check_mode:
+                self.rotations += self._entries(_vault_secrets.acts(agent, changes))
         if self._only is None:
             self._notify()
 
@@ -254,7 +265,7 @@ class Job:
             raise _vault.VaultError(f"agent {place.name} has no vault {place.cipher}: run gocryptfs_vault first") from None
         if empty and (check or not wanted):
             return _vault_secrets.changes(wanted, {}, [])
-        with _vault_open.opened(run, place, check, self._passwords.get(place.name)) as top:
+        with _vault_open.opened(run, place, check, self._given(place.name)) as top:
             changes = self._differences(top, wanted)
             if changes and not check:
                 self._write(place, top, changes, wanted)
@@ -267,14 +278,18 @@ class Job:
     def _write(
         self, place: _vault.Place, top: int, changes: List[_vault_secrets.Change], wanted: Dict[str, str]
     ) -> None:
-        for change in changes:
-            try:
+        applied: List[_vault_secrets.Change] = []
+        try:
+            for change in changes:
                 _apply(top, change, wanted)
-            except IsADirectoryError:
-                raise _vault.VaultError(
-                    f"vault of agent {place.name}: a directory stands at the name of the secret {change.name}, and what is in "
-                    f"it may be of use to somebody: open the vault, move it away, and run this again"
-                ) from None
+                applied.append(change)
+        except IsADirectoryError:
+            raise _vault.VaultError(
+                f"vault of agent {place.name}: a directory stands at the name of the secret {changes[len(applied)].name}, and "
+                f"what is in it may be of use to somebody: open the vault, move it away, and run this again"
+            ) from None
+        finally:
+            self._log(_vault_secrets.acts(place.name, applied))
         os.fsync(top)
         again = _vault_secrets.changes(wanted, _present(top, wanted), [])
         if again:
@@ -282,12 +297,14 @@ class Job:
                 f"vault of agent {place.name}: somebody changed {', '.join(change.name for change in again)} while it was "
                 f"written: end the agent's session, look at the vault, and run this again"
             )
-        self._log(_vault_secrets.acts(place.name, changes))
 
     def _log(self, acts: List[Tuple[str, str, str]]) -> None:
-        found = _rotations.entries(acts, _rotations.who(self._module.params["by"]), self._module.params["reason"])
+        found = self._entries(acts)
         _rotations.append(found)
         self.rotations += found
+
+    def _entries(self, acts: List[Tuple[str, str, str]]) -> List[Dict[str, Any]]:
+        return _rotations.entries(acts, _rotations.who(self._module.params["by"]), self._module.params["reason"])
 
     def _notify(self) -> None:
         """Tell whoever reads a secret while its vault is closed how to open it."""
@@ -331,6 +348,7 @@ def main() -> None:
             "values": {"type": "dict", "required": True, "no_log": True},
             "only": {"type": "dict"},
             "passwords": {"type": "dict", "default": {}, "no_log": True},
+            "new_passwords": {"type": "dict", "default": {}, "no_log": True},
             "locked": {"type": "str", "choices": ["fail", "leave"], "default": "fail"},
             "by": {"type": "str", "default": ""},
             "reason": {"type": "str"},
@@ -346,7 +364,7 @@ def main() -> None:
         _vault_open.no_core_dump()
         job.converge()
     except (OSError, _vault.VaultError, _files.UnsafePath) as error:
-        module.fail_json(msg=f"vault_secrets: {error}")
+        module.fail_json(msg=f"vault_secrets: {error}", rotations=job.rotations)
     for agent in job.unchecked:
         module.warn(f"vault of agent {agent}: locked, no password given: its secrets were neither compared nor written")
     module.exit_json(

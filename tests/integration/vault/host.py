@@ -100,6 +100,10 @@ def end_gocryptfs(agent: str, here: bool = False) -> None:
 class Failed(AssertionError):
     """A module failed; the text is its message."""
 
+    def __init__(self, result: dict[str, Any]) -> None:
+        super().__init__(result["msg"])
+        self.result = result
+
 
 class Host:
     """The two agents' homes, and the modules."""
@@ -132,7 +136,7 @@ class Host:
         except ValueError:
             raise AssertionError(f"{name} gave no result: {done.stdout}{done.stderr}") from None
         if result.get("failed"):
-            raise Failed(result["msg"])
+            raise Failed(result)
         result.pop("invocation", None)
         return result
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -175,6 +177,80 @@ def test_a_key_that_is_lost(filled: Host, damage: Callable[[Path], None], says: 
     (KEYS / "scout.cred").write_bytes(kept)
     host.vault()
     assert host.read() == SECRETS
+
+
+# --- A new master key that was broken off between the exchange of the vaults and the copy of gocryptfs.conf ---------------
+
+OLD, NEW, STAGING = "the old password", "the new password", CIPHER.parent / ".scout.new"
+QUICK: dict[str, Any] = {"unlock": "operator", "scrypt_log_n": 10}
+BOTH = {"passwords": {"scout": OLD}, "new_passwords": {"scout": NEW}}
+
+
+@pytest.fixture
+def broken_off(host: Host) -> Host:
+    host.vault(passwords={"scout": OLD}, **QUICK)
+    host.secrets(SECRETS, passwords={"scout": OLD})
+    sh(f"cp -a {CIPHER} /srv/old; cp -a {KEYS}/scout.conf /srv/old.conf")
+    host.vault(renew="master", **BOTH, **QUICK)
+    sh(f"mv /srv/old {STAGING}; mv /srv/old.conf {KEYS}/scout.conf")
+    return host
+
+
+def test_the_copy_of_another_vault_is_no_remedy(broken_off: Host) -> None:
+    """That copy over the only gocryptfs.conf with the new master key would be the end of every secret."""
+    before = state_of_disk()
+    for check in (True, False):
+        with pytest.raises(Failed, match=r"interrupted: give the new password, in passwords.scout or new_") as error:
+            broken_off.vault(check=check, passwords={"scout": OLD}, **QUICK)
+        assert not re.search(r"\bcp\b|restore it from /etc", str(error.value))
+    assert state_of_disk() == before
+    with pytest.raises(Failed, match="none of password opens it") as error:
+        broken_off.secrets(SECRETS, passwords={"scout": OLD})
+    assert "restore it from /etc" not in str(error.value)
+
+
+@pytest.mark.parametrize("given", [{"passwords": {"scout": NEW}}, {"new_passwords": {"scout": NEW}}, BOTH])
+def test_the_new_password_finishes_it(broken_off: Host, given: dict[str, Any]) -> None:
+    done = broken_off.vault(**given, **QUICK)
+    assert done["steps"] == ["scout: finish what was interrupted, and keep a copy of gocryptfs.conf"]
+    assert not STAGING.exists() and broken_off.read(password=NEW) == SECRETS
+    assert not broken_off.vault(**given, **QUICK)["changed"]
+
+
+@pytest.mark.parametrize("renew", ["password", "master"])
+def test_a_rotation_with_the_same_variables_finishes_it(broken_off: Host, renew: str) -> None:
+    for _time in range(2):
+        broken_off.vault(renew=renew, **BOTH, **QUICK)
+        assert not STAGING.exists() and broken_off.read(password=NEW) == SECRETS
+    given = {"passwords": {"scout": OLD}, "new_passwords": {"scout": NEW}}
+    assert not broken_off.secrets(SECRETS, **given)["changed"]
+    broken_off.secrets({"token": "another"}, **given)
+    assert broken_off.read(password=NEW) == {"token": "another"}
+
+
+def test_the_old_vault_stays_until_the_one_in_place_is_proved(broken_off: Host) -> None:
+    """Somebody put the copy back all the same: now the old vault is the only one that anything opens."""
+    sh(f"cp {KEYS}/scout.conf {CONF}")
+    before = state_of_disk()
+    with pytest.raises(Failed, match="nothing was removed") as error:
+        broken_off.vault(**BOTH, **QUICK)
+    assert state_of_disk() == before
+    remedy = re.search(r"mv \S+ \S+ && mv \S+ \S+", str(error.value))
+    assert remedy
+    sh(remedy[0])
+    broken_off.vault(**BOTH, **QUICK)
+    assert broken_off.read(password=OLD) == SECRETS
+
+
+def test_a_password_that_was_changed_half_is_changed_by_the_same_variables(host: Host) -> None:
+    host.vault(passwords={"scout": OLD}, **QUICK)
+    host.secrets(SECRETS, passwords={"scout": OLD})
+    copy = (KEYS / "scout.conf").read_bytes()
+    host.vault(renew="password", **BOTH, **QUICK)
+    (KEYS / "scout.conf").write_bytes(copy)
+    done = host.vault(renew="password", **BOTH, **QUICK)
+    assert done["steps"] == ["scout: finish what was interrupted, and keep a copy of gocryptfs.conf"]
+    assert host.read(password=NEW) == SECRETS and (KEYS / "scout.conf").read_bytes() == CONF.read_bytes() != copy
 
 
 @pytest.mark.parametrize(

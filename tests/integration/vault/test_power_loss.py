@@ -51,7 +51,7 @@ def fill(run_by: Callable[..., Any], values: dict[str, str]) -> None:
     """What the module vault_secrets does."""
     given: dict[str, Any] = {"declared": {NAME: sorted(values)}, "values": {NAME: values}, "only": None}
     module = SimpleNamespace(
-        params={**given, "passwords": {}, "locked": "fail", "by": "", "reason": None},
+        params={**given, "passwords": {}, "new_passwords": {}, "locked": "fail", "by": "", "reason": None},
         check_mode=False,
         run_command=lambda argv, data=None, **_how: run_by(argv, data),
     )
@@ -173,22 +173,18 @@ def opening(lines: list[str]) -> list[str]:
 
 
 def bring_order(place: _vault.Place, passwords: list[str]) -> str:
-    """The next run of the module, with the password that is in force; return what opens the vault then."""
-    password = next(iter(opening(passwords)), None)
+    """The next run of the module, with the same passwords, old and new; return what opens the vault then."""
+    maker = _vault_keys.Keys(run, place, HOW, *passwords)
     for _round in range(2):
         seen = _vault_host.observe(place)
-        assert _vault.problems(place, seen, False, password is not None) == []
+        assert _vault.problems(place, seen, False, bool(passwords)) == []
         steps = _vault.steps(place, seen)
-        maker = keys(run, place, password)
         for step in [step for step in steps if step not in (_vault.MAKE_POINT, _vault.FIX_POINT)]:
             _vault_host.Worker(run, place, maker).act(step)
-        if not os.path.exists(place.key):
-            continue
-        password = None
     seen = _vault_host.observe(place)
     assert not [step for step in _vault.steps(place, seen) if step not in (_vault.MAKE_POINT, _vault.FIX_POINT)]
     assert not seen.leftover and not seen.next_key
-    return key_line(place.key) if password is None else password
+    return key_line(place.key) if os.path.exists(place.key) else opening(passwords)[0]
 
 
 # A mere kill loses less: tried where most is at stake.
@@ -255,6 +251,49 @@ def test_a_vault_that_is_put_away_is_whole_in_one_place(disk: Callable[[Operatio
             assert {path.name: path.read_text() for path in point.iterdir()} == CONTENT
         assert line == _vault_open.unseal(run, SEALED, f"{kept.parent}/{NAME}.cred")
         if outcome == DONE:
+            return
+    pytest.fail(f"more than {MOST_STEPS} steps")
+
+
+NEWER = {**CONTENT, "own": "only in the vault in use"}
+
+
+def kept_vaults() -> dict[str, dict[str, str]]:
+    """The vaults in the backups, each opened by a key that lies beside it."""
+    found = {}
+    for top in Path(_vault.BACKUPS).glob(f"{NAME}-*/vault"):
+        keys_beside = [_vault_open.unseal(run, SEALED, str(path)) for path in top.parent.glob(f"{NAME}.cred*")]
+        lines = [line for line in keys_beside if run(_gocryptfs.master_key_argv(f"{top}/gocryptfs.conf"), f"{line}\n")[0] == 0]
+        if lines:
+            with opened(str(top), lines[0]) as point:
+                found[str(top)] = {path.name: path.read_text() for path in point.iterdir()}
+    return found
+
+
+@pytest.mark.parametrize("between", ["nothing", "a run of the role"])
+def test_a_restore_that_dies_is_repeated_and_keeps_the_vault_that_was_in_use(
+    disk: Callable[[Operation], None], between: str
+) -> None:
+    """The vault in use has a master key and a file that the archive has not."""
+    operation, watched = OPERATIONS["restore"], Path(SEALED.staging)
+    disk(operation)
+    newer = _private(lambda run_by: keys(run_by, SEALED, None).renew_master(None))
+    assert die_at(10**6, False, watched, newer) == DONE
+    with opened(SEALED.cipher, key_line(SEALED.key)) as point:
+        (point / "own").write_text(NEWER["own"])
+    sh("cp -a /var/lib/cordon /srv/lib; cp -a /etc/cordon /srv/etc")
+    for step in range(MOST_STEPS):
+        end_gocryptfs(NAME)
+        sh("rm -rf /var/lib/cordon /etc/cordon; cp -a /srv/lib /var/lib/cordon; cp -a /srv/etc /etc/cordon")
+        outcome = die_at(step, True, watched, operation.act)
+        if between != "nothing":
+            bring_order(SEALED, [])
+        assert die_at(10**6, False, watched, operation.act) == DONE, f"step {step}"
+        assert content(bring_order(SEALED, [])) == CONTENT, f"step {step}"
+        assert NEWER in kept_vaults().values(), f"step {step}: the vault that was in use is lost"
+        assert not Path(f"{_vault.BACKUPS}/.{NAME}.partial").exists() and not Path(f"{_vault.BACKUPS}/.{NAME}.restore").exists()
+        if outcome == DONE:
+            print(f"{step} steps")
             return
     pytest.fail(f"more than {MOST_STEPS} steps")
 

@@ -77,6 +77,30 @@ def test_one_secret_alone(host: Host) -> None:
         host.module("vault_secrets", values={"scout": {"a": "1"}}, **given)
 
 
+def test_what_was_written_before_an_error_is_recorded(host: Host) -> None:
+    host.vault()
+    host.secrets({"a": "1", "b": "2"})
+    with host.opened() as point:
+        sh(f"rm -f {point}/b; mkdir {point}/b")
+    with pytest.raises(Failed, match="a directory stands at the name of the secret b") as error:
+        host.secrets({"a": "one", "b": "two"})
+    assert host.read() == {"a": "one"}
+    assert [(entry["what"], entry["act"]) for entry in host.rotations()[2:]] == [("secret a", "changed")]
+    assert error.value.result["rotations"] == host.rotations()[2:]
+
+
+def test_a_check_says_what_would_be_recorded(host: Host) -> None:
+    told = []
+    host.vault()
+    for values in ({"a": "1", "b": "2"}, {"a": "one", "c": "3"}):
+        before = host.rotations()
+        planned = host.secrets(values, check=True, by="ann", reason="yearly")["rotations"]
+        assert host.rotations() == before
+        done = host.secrets(values, by="ann", reason="yearly")["rotations"]
+        told.append([{**entry, "time": 0} for entry in planned])
+        assert told[-1] == [{**entry, "time": 0} for entry in done] != []
+
+
 # --- Locked vaults ----------------------------------------------------------------------------------
 
 

@@ -299,6 +299,19 @@ def test_the_escrow_of_an_operators_vault_needs_its_password(host: Host, identit
     assert not host.vault(unlock="operator", escrow_recipients=[identity[0]])["changed"]
 
 
+def test_an_escrow_of_an_earlier_master_key_is_told(host: Host, identity: tuple[str, Path]) -> None:
+    """A renewal that was interrupted before its escrow; no recipients are given, as where somebody else keeps them."""
+    host.vault(escrow_recipients=[identity[0]])
+    assert "warnings" not in host.vault()
+    note = Path("/var/lib/cordon/vault-escrow/scout.json")
+    note.write_text(note.read_text().replace('"vault": "', '"vault": "0'))
+    for check in (True, False):
+        done = host.vault(check=check)
+        assert not done["changed"] and re.search(r"vault-escrow/scout.age .*earlier master key", str(done["warnings"]))
+    assert "warnings" not in host.vault(escrow_recipients=[identity[0]])
+    assert "warnings" not in host.vault()
+
+
 def test_a_vault_whose_key_is_lost_comes_back_by_its_escrow(host: Host, identity: tuple[str, Path]) -> None:
     done = host.vault(escrow_recipients=[identity[0]])
     host.secrets(SECRETS)
@@ -306,7 +319,7 @@ def test_a_vault_whose_key_is_lost_comes_back_by_its_escrow(host: Host, identity
     with pytest.raises(Failed, match=r"restore the sealed key .*docs/vault.md, Escrow"):
         host.vault()
     # gocryptfs itself takes any master key, and the vault would be lost.
-    with pytest.raises(Failed, match=r"the master key given is not its own: 0 of 1 names decrypt"):
+    with pytest.raises(Failed, match=r"the master key given is not its own: what is in the vault does not decrypt"):
         host.vault(master_keys={"scout": "0" * 64})
     before = state_of_disk()
     assert host.vault(master_keys={"scout": decrypted(done["escrow"]["scout"], identity[1])}, check=True)["changed"]
@@ -350,6 +363,25 @@ def test_absent_without_a_backup_leaves_nothing(host: Host, identity: tuple[str,
     assert not host.vault("scribe")["changed"]
 
 
+def test_absent_where_no_file_can_be_immutable(host: Host) -> None:
+    sh("mount -t ramfs ramfs /srv/agents/scout && chmod 755 /srv/agents/scout")
+    try:
+        host.vault()
+        host.secrets(SECRETS)
+        done = four_ways(lambda check: host.vault(state="absent", confirm=["scout"], check=check))
+        assert Path(done["backups"]["scout"], "vault").is_dir() and not Path("/srv/agents/scout/.vault").exists()
+    finally:
+        sh("umount --lazy /srv/agents/scout")
+
+
+@pytest.mark.parametrize("left", [".scout.partial", ".scout.restore"])
+def test_absent_without_a_backup_takes_what_an_interruption_left_in_the_backups(host: Host, left: str) -> None:
+    host.vault()
+    sh(f"install -d -m 700 /var/lib/cordon/vault-backup/{left}; cp {KEYS}/scout.cred /var/lib/cordon/vault-backup/{left}")
+    four_ways(lambda check: host.vault(state="absent", confirm=["scout"], backup=False, check=check))
+    assert [path for path in state_of_disk() if "scout" in path] == ["/srv/agents/scout"]
+
+
 def test_an_open_vault_is_not_taken_away(host: Host) -> None:
     host.vault()
     with host.opened(), pytest.raises(Failed, match=r"is mounted: close the vault first"):
@@ -374,6 +406,33 @@ def test_mounted_and_unmounted_by_the_unit(host: Host, systemd: Path) -> None:
     done = four_ways(lambda check: host.vault(state="unmounted", check=check))
     assert (is_open(), done["ended"]) == (False, [])
     assert not (systemd / "calls").read_text().count("cordon-agent@scout.service\n")
+
+
+def test_a_failure_says_which_sessions_were_ended_and_leaves_no_half_vault(host: Host, systemd: Path) -> None:
+    host.vault()
+    host.secrets(SECRETS)
+    before = state_of_disk()
+    host.vault(state="mounted")
+    (systemd / "cordon-agent@scout.service").touch()
+    copy = host.directory / "programs" / "cp"
+    copy.write_text("#!/bin/sh\necho 'cp: No space left on device' >&2; exit 1\n")
+    copy.chmod(0o755)
+    with pytest.raises(Failed, match=r"No space left on device") as error:
+        host.vault(renew="master", end_sessions=True)
+    assert error.value.result["ended"] == ["cordon-agent@scout.service"]
+    assert error.value.result["steps"] == ["scout: close the vault"]
+    assert state_of_disk() == before, "the half copy keeps the disk full"
+
+
+def test_a_vault_that_does_not_close_says_which_sessions_were_ended(host: Host, systemd: Path) -> None:
+    host.vault(state="mounted")
+    (systemd / "cordon-agent@scout.service").touch()
+    umount = host.directory / "programs" / "umount"
+    umount.write_text("#!/bin/sh\nexit 1\n")
+    umount.chmod(0o755)
+    with pytest.raises(Failed, match=r"systemctl .* stop -- cordon-vault@scout.service failed") as error:
+        host.vault(state="unmounted", end_sessions=True)
+    assert error.value.result["ended"] == ["cordon-agent@scout.service"]
 
 
 def test_a_session_keeps_its_vault_unless_asked(host: Host, systemd: Path) -> None:

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -102,6 +104,13 @@ def test_a_vault_opened_by_its_master_key_is_told_its_cipher() -> None:
 )
 def test_the_cipher_is_told_from_the_flags(flags: list[str], cipher: str) -> None:
     assert gocryptfs.cipher(gocryptfs.Config("", flags, 10)) == cipher
+
+
+def test_no_vault_is_made_that_its_unit_has_not_the_memory_to_open() -> None:
+    """Scrypt takes 128 * N * r bytes, r = 8 with gocryptfs; the unit's limit must leave as much again for the rest."""
+    unit = (Path(__file__).parents[3] / "roles/vault/files/cordon-vault@.service").read_text()
+    (limit,) = re.findall(r"^MemoryMax=(\d+)M$", unit, re.M)
+    assert int(limit) << 20 >= 2 * 128 * 8 * 2**gocryptfs.LOG_N_MOST
 
 
 def test_a_wrong_password_is_told_from_a_fault() -> None:

@@ -1,0 +1,135 @@
+# Copyright: the cordon.agent_host authors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""vault_backup: what it saves and where, what a rehearsal finds, and what it holds up meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .host import Failed, Host, sh
+from .test_states import state_of_disk
+
+BACKUPS, ARCHIVE = Path("/var/lib/cordon/vault-backup"), "/var/lib/cordon/vault-backup/x.tar"
+SECRETS = {"token": "canary-value"}
+
+
+def backup(host: Host, state: str, archive: str = ARCHIVE, **arguments: Any) -> dict[str, Any]:
+    given = {"agents": [host.agent()], "state": state, "archive": archive, **arguments}
+    if state != "saved":
+        given.setdefault("seal", "host")
+    return host.module("vault_backup", **given)
+
+
+@pytest.fixture
+def filled(host: Host) -> Host:
+    host.vault()
+    host.secrets(SECRETS)
+    return host
+
+
+# --- Saved ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("script", "refused"),
+    [("chmod 1777 /srv/here", True), ("chmod 770 /srv/here", True), ("chown agent-scout /srv/here", True),
+     ("chmod 755 /srv/here", False)],
+)  # fmt: skip
+def test_a_directory_that_is_there_keeps_its_mode(filled: Host, script: str, refused: bool) -> None:
+    sh(f"rm -rf /srv/here; mkdir /srv/here; {script}")
+    before = os.stat("/srv/here")
+    for check in (True, False):
+        with contextlib.ExitStack() as stack:
+            if refused:
+                stack.enter_context(pytest.raises(Failed, match="/srv/here: others may write to it"))
+            backup(filled, "saved", "/srv/here/x.tar", check=check)
+    after = os.stat("/srv/here")
+    assert (after.st_mode, after.st_uid) == (before.st_mode, before.st_uid)
+    assert os.path.exists("/srv/here/x.tar") != refused
+
+
+def test_a_directory_that_is_missing_is_made_for_root_alone(filled: Host) -> None:
+    sh("rm -rf /srv/new")
+    backup(filled, "saved", "/srv/new/x.tar")
+    assert (os.stat("/srv/new").st_mode & 0o777, os.stat("/srv/new/x.tar").st_mode & 0o777) == (0o700, 0o600)
+
+
+def test_a_host_without_agents_has_nothing_to_save(host: Host) -> None:
+    assert not backup(host, "saved", agents=[])["changed"]
+    assert not os.path.exists(ARCHIVE)
+
+
+def test_an_archive_that_was_not_written_leaves_nothing(filled: Host) -> None:
+    filled.fake_systemd()
+    program = filled.directory / "programs" / "tar"
+    program.write_text("#!/bin/sh\necho 'tar: No space left on device' >&2; exit 2\n")
+    program.chmod(0o755)
+    with pytest.raises(Failed, match=r"x.tar was not written: tar: No space left on device"):
+        backup(filled, "saved")
+    assert [path.name for path in BACKUPS.iterdir() if path.name != ".lock"] == []
+
+
+@contextlib.contextmanager
+def held(how: str) -> Iterator[None]:
+    """The lock of the vault, as somebody else holds it."""
+    argv = ["flock", how, "/var/lib/cordon/vault/.scout.lock", "bash", "-c", "echo held; read -r _line"]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin and process.stdout and process.stdout.readline() == "held\n"
+        try:
+            yield
+        finally:
+            process.stdin.close()
+
+
+@pytest.mark.parametrize("state", ["saved", "rehearsed"])
+def test_an_agent_starts_while_its_vault_is_saved_or_rehearsed(filled: Host, state: str) -> None:
+    """A session holds the lock shared while it opens; whoever changes the vault holds it alone."""
+    backup(filled, "saved")
+    with held("--shared"):
+        backup(filled, state)
+
+
+# --- Rehearsed and restored -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["rehearsed", "restored"])
+def test_a_password_that_a_restore_needs_is_missed_before_anything_is_replaced(host: Host, tmp_path: Path, state: str) -> None:
+    sh(f"age-keygen -o {tmp_path}/identity")
+    (recipient,) = re.findall(r"public key: (age1\w+)", (tmp_path / "identity").read_text())
+    given: dict[str, Any] = {"unlock": "operator", "scrypt_log_n": 10, "passwords": {"scout": "old"}}
+    escrow = host.vault(escrow_recipients=[recipient], **given)["escrow"]["scout"]
+    host.secrets(SECRETS, passwords={"scout": "old"})
+    agents = [host.agent(unlock="operator")]
+    backup(host, "saved", agents=agents)
+    masters = {"scout": sh(f"age --decrypt --identity {tmp_path}/identity", escrow).stdout.strip()}
+    before = state_of_disk()
+    with pytest.raises(Failed, match=r"passwords.scout is needed: what shall open it. Nothing was changed"):
+        backup(host, state, agents=agents, master_keys=masters)
+    assert state_of_disk() == before
+    backup(host, state, agents=agents, master_keys=masters, passwords={"scout": "new"})
+    assert host.read(password="old" if state == "rehearsed" else "new") == SECRETS
+
+
+def test_a_vault_that_was_put_away_comes_back(filled: Host) -> None:
+    host = filled
+    kept = host.vault(state="absent", confirm=["scout"])["backups"]["scout"]
+    host.vault()
+    host.secrets({"token": "another"})
+    assert backup(host, "rehearsed", kept)["opened_by"] == {"scout": "sealed key"}
+    done = backup(host, "restored", kept)
+    assert host.read() == SECRETS and Path(kept, "vault").is_dir()
+    assert not host.vault()["changed"]
+    assert Path(done["backups"]["scout"]) != Path(kept)
+    backup(host, "restored", done["backups"]["scout"])
+    assert host.read() == {"token": "another"}
+    with pytest.raises(Failed, match="/srv/agents has no directory vault"):
+        backup(host, "restored", "/srv/agents")
