@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -280,3 +283,33 @@ def test_an_archive_of_an_attacker_writes_nowhere_else(host: Host, tmp_path: Pat
     with pytest.raises(Refused):
         restore(host, tmp_path / "evil.tar")
     assert victim.read_text() == "root's own\n"
+
+
+def on_fleet(host: Host, name: str, hosts: tuple[str, ...], *arguments: str, **variables: Any) -> Any:
+    """Run a playbook on several hosts, each of which is this one."""
+    collections = {"ANSIBLE_COLLECTIONS_PATH": str(host.root), "ANSIBLE_HOME": str(host.directory / "home")}
+    given = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "ansible_become": False,
+             "agent_host_agents": [{"name": "scout", "command": ["/bin/true"]}], **variables}  # fmt: skip
+    argv = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", ",".join((*hosts, "")), "-e", json.dumps(given)]
+    environment = {**host.environment, **collections, "ANSIBLE_NOCOLOR": "1"}
+    return subprocess.run([*argv, *arguments, f"cordon.agent_host.{name}"], capture_output=True, text=True, env=environment)
+
+
+def test_an_archive_is_restored_on_its_own_host_only(filled: Host) -> None:
+    host, fleet = filled, ("agenthost", "other")
+    archive = saved(host)
+    host.secrets(NEW)
+    before = state_of_disk()
+    given = {"restore_archive": str(archive), "restore_agents": ["scout"]}
+    with pytest.raises(Refused, match=r"Nothing was restored.*of another host: other is.*-l HOST") as refused:
+        judged(on_fleet(host, "restore", fleet, **given))
+    assert "Bring the archive" not in str(refused.value) and state_of_disk() == before
+    # One host may have another's archive, and many hosts may have each its own.
+    assert '"scout": "sealed key"' in judged(on_fleet(host, "restore", fleet, "-l", "other", restore_rehearse=True, **given))
+    for name in fleet:
+        (host.directory / "each" / name).mkdir(parents=True)
+        shutil.copy(archive, host.directory / "each" / name / "it.tar")
+    given["restore_archive"] = f"{host.directory}/each/{{{{ inventory_hostname }}}}/it.tar"
+    assert judged(on_fleet(host, "restore", fleet, restore_rehearse=True, **given)).count('"scout": "sealed key"') == 2
+    judged(on_fleet(host, "restore", fleet, "-l", "agenthost", **given))
+    assert host.read() == OLD
