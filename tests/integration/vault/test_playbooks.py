@@ -313,3 +313,45 @@ def test_an_archive_is_restored_on_its_own_host_only(filled: Host) -> None:
     assert judged(on_fleet(host, "restore", fleet, restore_rehearse=True, **given)).count('"scout": "sealed key"') == 2
     judged(on_fleet(host, "restore", fleet, "-l", "agenthost", **given))
     assert host.read() == OLD
+
+
+def sabotage(host: Host, units: Path, script: str, started: str = "open && touch") -> None:
+    """Have the stand-in for systemd do more once it stopped the vault; and this where a start is only ordered."""
+    program = host.directory / "programs" / "systemctl"
+    order = f'"systemctl start --no-block cordon-agent@scout.service") {started} "$STATE/cordon-agent@scout.service" ;;'
+    text = program.read_text().replace('rm -f "$STATE"/cordon-* ;;', f'rm -f "$STATE"/cordon-* && {{ {script}; }} ;;\n  {order}')
+    assert script in text
+    program.write_text(text)
+    host.vault(state="mounted")
+    (units / "cordon-agent@scout.service").touch()
+
+
+@pytest.mark.parametrize("started", ["open && touch", "false"])
+def test_a_restore_that_fails_starts_again_what_it_ended(filled: Host, started: str) -> None:
+    host = filled
+    archive = saved(host)
+    units = host.fake_systemd()
+    sabotage(host, units, f": > {BACKUPS}/.agenthost.incoming.tar", started)
+    with pytest.raises(Refused, match=r"vault_backup: ") as refused:
+        restore(host, archive, restore_end_sessions=True)
+    assert "Asked to start again, though this run failed: scout" in str(refused.value)
+    assert re.search(r"agenthost .*failed=1 ", str(refused.value)), "the first fault is the one that counts"
+    assert (units / "calls").read_text().rstrip().endswith("systemctl start --no-block cordon-agent@scout.service")
+    assert not list(BACKUPS.glob(".*.incoming.tar"))
+    if started != "false":
+        assert (units / "cordon-agent@scout.service").exists(), "the service was not started again"
+        assert Path("/srv/agents/scout/.vault/token").read_text() == OLD["token"]
+
+
+def test_a_rotation_that_fails_starts_again_what_it_ended(filled: Host) -> None:
+    """A directory comes to stand at a secret's name while the sessions end, so that its new value cannot be written."""
+    host = filled
+    units = host.fake_systemd()
+    script = """point=$(mktemp -d) && systemd-creds decrypt --name=cordon-vault-scout /etc/cordon/vault/scout.cred - |
+      gocryptfs -q -nosyslog /var/lib/cordon/vault/scout $point > /dev/null 2>&1 &&
+      rm $point/token && mkdir $point/token && umount $point"""
+    sabotage(host, units, script)
+    with pytest.raises(Refused, match=r"a directory stands at the name of the secret token") as refused:
+        rotate(host, rotate="everything", rotate_end_sessions=True, vault_secrets={"scout": NEW})
+    assert "Asked to start again, though this run failed: scout" in str(refused.value)
+    assert (units / "cordon-agent@scout.service").exists(), "the service was not started again"
