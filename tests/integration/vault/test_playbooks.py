@@ -355,3 +355,51 @@ def test_a_rotation_that_fails_starts_again_what_it_ended(filled: Host) -> None:
         rotate(host, rotate="everything", rotate_end_sessions=True, vault_secrets={"scout": NEW})
     assert "Asked to start again, though this run failed: scout" in str(refused.value)
     assert (units / "cordon-agent@scout.service").exists(), "the service was not started again"
+
+
+def test_archives_lie_where_the_operator_stands(filled: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in the installed collection, which an upgrade of it deletes."""
+    host, here = filled, filled.directory / "operator"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    inside = host.root / "ansible_collections/cordon/agent_host/playbooks"
+    before = set(inside.iterdir())
+    try:
+        judged(host.playbook("backup"))
+        assert set(inside.iterdir()) == before
+        (archive,) = here.glob("vault-backups/agenthost/*.tar")
+        assert '"scout": "sealed key"' in restore(host, archive.relative_to(here), restore_rehearse=True)
+        judged(host.playbook("backup", backup_directory="elsewhere", backup_agents=["scout"]))
+        assert list(here.glob("elsewhere/agenthost/*.tar"))
+    finally:
+        for path in set(inside.iterdir()) - before:
+            shutil.rmtree(path)
+
+
+def test_a_name_that_the_manifest_does_not_have_is_refused(filled: Host) -> None:
+    host = filled
+    archive = saved(host)
+    host.secrets(NEW)
+    before = state_of_disk()
+    with pytest.raises(Refused, match=r"Nothing was saved: the manifest has no agent scoot"):
+        judged(host.playbook("backup", backup_directory=str(host.directory / "more"), backup_agents=["scout", "scoot"]))
+    assert not (host.directory / "more").exists()
+    for wanted in (["scoot"], ["scout", "scoot"]):
+        with pytest.raises(Refused, match=r"The manifest has no agent scoot"):
+            restore(host, archive, restore_agents=wanted)
+    assert state_of_disk() == before
+
+
+def test_a_host_without_gocryptfs_is_told_what_comes_first(filled: Host) -> None:
+    host = filled
+    archive = saved(host)
+    program = shutil.which("gocryptfs")
+    sh(f"chattr -i /srv/agents/*/.vault; rm -rf /var/lib/cordon /etc/cordon /srv/agents/*/.vault; mount --bind /dev/null {program}")
+    try:
+        for check in (True, False):
+            with pytest.raises(Refused, match=r"gocryptfs is not installed on agenthost: run the playbook cordon.agent_host.site"):
+                restore(host, archive, check=check)
+        assert not BACKUPS.exists()
+    finally:
+        sh(f"umount {program}")
+    restore(host, archive, check=True)
