@@ -151,6 +151,25 @@ def test_sessions_end_only_when_asked(filled: Host) -> None:
     assert Path("/srv/agents/scout/.vault/token").read_text() == NEW["token"]
 
 
+def test_everything_is_rotated_where_some_hosts_were_done_before(host: Host) -> None:
+    """A run that failed on one host of a fleet is given again: the others have the new password by now."""
+    manifest = [{"name": "scout", "command": ["/bin/true"], "secrets": [{"name": "token"}, {"name": "other"}],
+                 "vault": {"unlock": "operator"}}]  # fmt: skip
+    old, new = {"scout": "canary-old-password"}, {"scout": "canary-new-password"}
+    host.vault(unlock="operator", passwords=old, scrypt_log_n=10)
+    host.secrets(OLD, passwords=old)
+    given = {"agent_host_agents": manifest, "vault_scrypt_log_n": 10, "rotate": "everything", "vault_passwords": old,
+             "rotate_passwords": new, "vault_secrets": {"scout": NEW}}  # fmt: skip
+    rotate(host, check=True, **given)
+    rotate(host, **given)
+    assert host.read(password=new["scout"]) == NEW
+    with pytest.raises(Refused, match=r"these secrets have that value already: scout: other, token"):
+        rotate(host, **given)
+    said = rotate(host, rotate_same=True, **given)
+    assert host.read(password=new["scout"]) == NEW
+    assert old["scout"] not in said and new["scout"] not in said
+
+
 @pytest.mark.parametrize(
     ("variables", "says"),
     [
