@@ -20,8 +20,8 @@ requirements:
 options:
   passwords:
     description:
-      - Passwords by agent, of agents of this host with C(vault.unlock=operator). The playbook C(cordon.agent_host.unlock) gives each
-        host those of its own agents.
+      - Passwords by agent, of agents of this host with C(vault.unlock=operator).
+      - The playbook C(cordon.agent_host.unlock) gives each host those of its own agents.
     type: dict
     required: true
 """
@@ -81,7 +81,8 @@ def mistakes(passwords: Dict[str, Any]) -> List[str]:
 
 def unlocked(module: AnsibleModule) -> Outcomes:
     """Bring the passwords; what became of each vault."""
-    rc, out, err = module.run_command([CORDONCTL, "unlock", "--json"], data=json.dumps(module.params["passwords"]), binary_data=True)
+    passwords = json.dumps(module.params["passwords"])
+    rc, out, err = module.run_command([CORDONCTL, "unlock", "--json"], data=passwords, binary_data=True)
     outcomes = _answer(out)
     if not outcomes:
         raise Failed(f"'cordonctl unlock' gave no answer (exit code {rc}): {err.strip()}")

@@ -68,14 +68,15 @@ def fixture_unlock(host: Host, place: Path) -> Unlock:
     def run(*arguments: str, away: tuple[str, ...] = (), **variables: Any) -> subprocess.CompletedProcess[str]:
         inventory, given = place / "inventory.json", place / "given.json"
         hosts: dict[str, dict[str, Any]] = {
-            name: {"ansible_connection": "local", "ansible_python_interpreter": str(place / name / "python")} for name in VAULTS
+            name: {"ansible_connection": "local", "ansible_python_interpreter": str(place / name / "python")}
+            for name in VAULTS
         }
         hosts.update({name: {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1} for name in away})
         inventory.write_text(json.dumps({"all": {"hosts": hosts}}))
         given.write_text(json.dumps({"ansible_become": False, "vault_passwords": PASSWORDS, **variables}))
         argv = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(inventory), "-e", f"@{given}", *arguments]
         environment = {**host.environment, "ANSIBLE_COLLECTIONS_PATH": str(host.root), "ANSIBLE_HOME": str(place / "home"),
-                       "ANSIBLE_NOCOLOR": "1", "ANSIBLE_REMOTE_TMP": str(place / "remote"), "ANSIBLE_PIPELINING": "false"}  # fmt: skip
+                       "ANSIBLE_REMOTE_TMP": str(place / "remote"), "ANSIBLE_PIPELINING": "false", "ANSIBLE_NOCOLOR": "1"}
         done = subprocess.run([*argv, "cordon.agent_host.unlock"], capture_output=True, text=True, env=environment)
         assert "canary-of" not in done.stdout + done.stderr
         return done

@@ -1,7 +1,10 @@
 # Copyright: the cordon.agent_host authors
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""vault_unlock: what it hands to cordonctl, and what it makes of the answer. What cordonctl does: tests/unit/agent/test_unlock.py."""
+"""vault_unlock: what it hands to cordonctl, and what it makes of the answer.
+
+What cordonctl does: tests/unit/agent/test_unlock.py.
+"""
 
 from __future__ import annotations
 
