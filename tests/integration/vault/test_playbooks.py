@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +151,25 @@ def test_sessions_end_only_when_asked(filled: Host) -> None:
     assert Path("/srv/agents/scout/.vault/token").read_text() == NEW["token"]
 
 
+def test_everything_is_rotated_where_some_hosts_were_done_before(host: Host) -> None:
+    """A run that failed on one host of a fleet is given again: the others have the new password by now."""
+    manifest = [{"name": "scout", "command": ["/bin/true"], "secrets": [{"name": "token"}, {"name": "other"}],
+                 "vault": {"unlock": "operator"}}]  # fmt: skip
+    old, new = {"scout": "canary-old-password"}, {"scout": "canary-new-password"}
+    host.vault(unlock="operator", passwords=old, scrypt_log_n=10)
+    host.secrets(OLD, passwords=old)
+    given = {"agent_host_agents": manifest, "vault_scrypt_log_n": 10, "rotate": "everything", "vault_passwords": old,
+             "rotate_passwords": new, "vault_secrets": {"scout": NEW}}  # fmt: skip
+    rotate(host, check=True, **given)
+    rotate(host, **given)
+    assert host.read(password=new["scout"]) == NEW
+    with pytest.raises(Refused, match=r"these secrets have that value already: scout: other, token"):
+        rotate(host, **given)
+    said = rotate(host, rotate_same=True, **given)
+    assert host.read(password=new["scout"]) == NEW
+    assert old["scout"] not in said and new["scout"] not in said
+
+
 @pytest.mark.parametrize(
     ("variables", "says"),
     [
@@ -280,3 +302,126 @@ def test_an_archive_of_an_attacker_writes_nowhere_else(host: Host, tmp_path: Pat
     with pytest.raises(Refused):
         restore(host, tmp_path / "evil.tar")
     assert victim.read_text() == "root's own\n"
+
+
+def on_fleet(host: Host, name: str, hosts: tuple[str, ...], *arguments: str, **variables: Any) -> Any:
+    """Run a playbook on several hosts, each of which is this one."""
+    collections = {"ANSIBLE_COLLECTIONS_PATH": str(host.root), "ANSIBLE_HOME": str(host.directory / "home")}
+    given = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "ansible_become": False,
+             "agent_host_agents": [{"name": "scout", "command": ["/bin/true"]}], **variables}  # fmt: skip
+    argv = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", ",".join((*hosts, "")), "-e", json.dumps(given)]
+    environment = {**host.environment, **collections, "ANSIBLE_NOCOLOR": "1"}
+    return subprocess.run([*argv, *arguments, f"cordon.agent_host.{name}"], capture_output=True, text=True, env=environment)
+
+
+def test_an_archive_is_restored_on_its_own_host_only(filled: Host) -> None:
+    host, fleet = filled, ("agenthost", "other")
+    archive = saved(host)
+    host.secrets(NEW)
+    before = state_of_disk()
+    given = {"restore_archive": str(archive), "restore_agents": ["scout"]}
+    with pytest.raises(Refused, match=r"Nothing was restored.*of another host: other is.*-l HOST") as refused:
+        judged(on_fleet(host, "restore", fleet, **given))
+    assert "Bring the archive" not in str(refused.value) and state_of_disk() == before
+    # One host may have another's archive, and many hosts may have each its own.
+    assert '"scout": "sealed key"' in judged(on_fleet(host, "restore", fleet, "-l", "other", restore_rehearse=True, **given))
+    for name in fleet:
+        (host.directory / "each" / name).mkdir(parents=True)
+        shutil.copy(archive, host.directory / "each" / name / "it.tar")
+    given["restore_archive"] = f"{host.directory}/each/{{{{ inventory_hostname }}}}/it.tar"
+    assert judged(on_fleet(host, "restore", fleet, restore_rehearse=True, **given)).count('"scout": "sealed key"') == 2
+    judged(on_fleet(host, "restore", fleet, "-l", "agenthost", **given))
+    assert host.read() == OLD
+
+
+def sabotage(host: Host, units: Path, script: str, started: str = "open && touch") -> None:
+    """Have the stand-in for systemd do more once it stopped the vault; and this where a start is only ordered."""
+    program = host.directory / "programs" / "systemctl"
+    order = f'"systemctl start --no-block cordon-agent@scout.service") {started} "$STATE/cordon-agent@scout.service" ;;'
+    text = program.read_text().replace('rm -f "$STATE"/cordon-* ;;', f'rm -f "$STATE"/cordon-* && {{ {script}; }} ;;\n  {order}')
+    assert script in text
+    program.write_text(text)
+    host.vault(state="mounted")
+    (units / "cordon-agent@scout.service").touch()
+
+
+@pytest.mark.parametrize("started", ["open && touch", "false"])
+def test_a_restore_that_fails_starts_again_what_it_ended(filled: Host, started: str) -> None:
+    host = filled
+    archive = saved(host)
+    units = host.fake_systemd()
+    sabotage(host, units, f": > {BACKUPS}/.agenthost.incoming.tar", started)
+    with pytest.raises(Refused, match=r"vault_backup: ") as refused:
+        restore(host, archive, restore_end_sessions=True)
+    assert "Asked to start again, though this run failed: scout" in str(refused.value)
+    assert re.search(r"agenthost .*failed=1 ", str(refused.value)), "the first fault is the one that counts"
+    assert (units / "calls").read_text().rstrip().endswith("systemctl start --no-block cordon-agent@scout.service")
+    assert not list(BACKUPS.glob(".*.incoming.tar"))
+    if started == "false":
+        assert "start --no-block cordon-agent@scout.service' failed" in str(refused.value), "a start that failed is told"
+    else:
+        assert (units / "cordon-agent@scout.service").exists(), "the service was not started again"
+        assert Path("/srv/agents/scout/.vault/token").read_text() == OLD["token"]
+
+
+def test_a_rotation_that_fails_starts_again_what_it_ended(filled: Host) -> None:
+    """A directory comes to stand at a secret's name while the sessions end, so that its new value cannot be written."""
+    host = filled
+    units = host.fake_systemd()
+    script = """point=$(mktemp -d) && systemd-creds decrypt --name=cordon-vault-scout /etc/cordon/vault/scout.cred - |
+      gocryptfs -q -nosyslog /var/lib/cordon/vault/scout $point > /dev/null 2>&1 &&
+      rm $point/token && mkdir $point/token && umount $point"""
+    sabotage(host, units, script)
+    with pytest.raises(Refused, match=r"a directory stands at the name of the secret token") as refused:
+        rotate(host, rotate="everything", rotate_end_sessions=True, vault_secrets={"scout": NEW})
+    assert "Asked to start again, though this run failed: scout" in str(refused.value)
+    assert (units / "cordon-agent@scout.service").exists(), "the service was not started again"
+
+
+def test_archives_lie_where_the_operator_stands(filled: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in the installed collection, which an upgrade of it deletes."""
+    host, here = filled, filled.directory / "operator"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    inside = host.root / "ansible_collections/cordon/agent_host/playbooks"
+    before = set(inside.iterdir())
+    try:
+        judged(host.playbook("backup"))
+        assert set(inside.iterdir()) == before
+        (archive,) = here.glob("vault-backups/agenthost/*.tar")
+        assert '"scout": "sealed key"' in restore(host, archive.relative_to(here), restore_rehearse=True)
+        judged(host.playbook("backup", backup_directory="elsewhere", backup_agents=["scout"]))
+        assert list(here.glob("elsewhere/agenthost/*.tar"))
+    finally:
+        for path in set(inside.iterdir()) - before:
+            shutil.rmtree(path)
+
+
+def test_a_name_that_the_manifest_does_not_have_is_refused(filled: Host) -> None:
+    host = filled
+    archive = saved(host)
+    host.secrets(NEW)
+    before = state_of_disk()
+    with pytest.raises(Refused, match=r"Nothing was saved: the manifest has no agent scoot"):
+        judged(host.playbook("backup", backup_directory=str(host.directory / "more"), backup_agents=["scout", "scoot"]))
+    assert not (host.directory / "more").exists()
+    for wanted in (["scoot"], ["scout", "scoot"]):
+        with pytest.raises(Refused, match=r"The manifest has no agent scoot"):
+            restore(host, archive, restore_agents=wanted)
+    assert state_of_disk() == before
+
+
+def test_a_host_without_gocryptfs_is_told_what_comes_first(filled: Host) -> None:
+    host = filled
+    archive = saved(host)
+    program = shutil.which("gocryptfs")
+    sh("chattr -i /srv/agents/*/.vault; rm -rf /var/lib/cordon /etc/cordon /srv/agents/*/.vault")
+    sh(f"mount --bind /dev/null {program}")
+    try:
+        for check in (True, False):
+            with pytest.raises(Refused, match=r"gocryptfs is not installed on agenthost: run the playbook"):
+                restore(host, archive, check=check)
+        assert not BACKUPS.exists()
+    finally:
+        sh(f"umount {program}")
+    restore(host, archive, check=True)

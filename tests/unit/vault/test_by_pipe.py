@@ -21,6 +21,7 @@ TASKS = {
     "gocryptfs_vault": {"agents": []},
     "vault_backup": {"agents": [], "state": "rehearsed", "archive": "/nonexistent"},
     "brokered_secrets": {"secrets": [], "values": {}},
+    "vault_unlock": {"passwords": {}},
 }
 WRITTEN = "AnsiballZ_"  # Ansible says at -vvv which file it puts on the host
 
