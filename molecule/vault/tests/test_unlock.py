@@ -28,6 +28,7 @@ scribe = next(one for one in record["agents"] if one["name"] == "scribe")
 scribe["vault"]["unlock"] = "operator"
 path.write_text(json.dumps(record))
 """
+SHOWN = "/run/molecule"  # in memory: nothing of a secret goes to the guest's disk
 AWAY, CIPHER, KEYS = "/var/lib/cordon-molecule", "/var/lib/cordon/vault/scribe", "/etc/cordon/vault"
 SOON = f"/run/systemd/system/{VAULT}.d"
 # The socket's end of cordonctl, by somebody who is not root.
@@ -64,7 +65,7 @@ def shown(host: Any, unit: str, name: str) -> str:
 @pytest.fixture(scope="module", autouse=True)
 def operators(host: Any) -> Iterator[None]:
     """scribe's vault, locked by a password that this host does not have."""
-    host.check_output(f"systemctl stop {AGENT} {VAULT}; mkdir -m 0700 {AWAY}")
+    host.check_output(f"systemctl stop {AGENT} {VAULT}; mkdir -m 0700 {AWAY} {SHOWN}")
     host.check_output(f"cp -a /etc/cordon/manifest.json {AWAY}; mv {CIPHER} {KEYS}/scribe.* {AWAY}")
     host.check_output(f"python3 -c {shlex.quote(MANIFEST)}")
     fill = (
@@ -81,7 +82,7 @@ def operators(host: Any) -> Iterator[None]:
     yield
     host.check_output(f"systemctl stop {AGENT} {VAULT}; rm -r {SOON} {CIPHER}; systemctl daemon-reload")
     host.check_output(f"mv {AWAY}/scribe {CIPHER}; mv {AWAY}/scribe.* {KEYS}; mv {AWAY}/manifest.json /etc/cordon/")
-    host.check_output(f"rm -r {AWAY}; systemctl reset-failed {AGENT} {VAULT}; systemctl start {AGENT}")
+    host.check_output(f"rm -r {AWAY} {SHOWN}; systemctl reset-failed {AGENT} {VAULT}; systemctl start {AGENT}")
 
 
 @pytest.fixture
@@ -143,20 +144,20 @@ def test_the_password_is_in_no_file_and_in_no_memory_afterwards(host: Any, waiti
     host.check_output(f"printf %s {shlex.quote(PASSWORD)} > /dev/shm/molecule-canary")
     assert host.run(search).stdout.split() == ["/dev/shm/molecule-canary"]
     host.check_output("rm /dev/shm/molecule-canary")
-    host.check_output(f"printf %s {shlex.quote(PASSWORD)} > {AWAY}/p")
-    held = host.check_output(f"python3 -c {shlex.quote(SEARCH)} < {AWAY}/p; rm {AWAY}/p")
+    host.check_output(f"printf %s {shlex.quote(PASSWORD)} > {SHOWN}/p")
+    held = host.check_output(f"python3 -c {shlex.quote(SEARCH)} < {SHOWN}/p; rm {SHOWN}/p")
     ours = [line for line in held.splitlines() if line.split()[1] not in ("sshd", "bash", "sh")]
     assert ours == [], "the test's own login aside, nothing holds it"
 
 
 def test_a_session_waits_too_and_says_so(host: Any, waiting: None) -> None:
     host.check_output(f"systemctl stop {AGENT} {VAULT}; while [ -e {SOCKET} ]; do sleep 0.2; done")
-    host.check_output(f"(setsid cordonctl run scribe -- cat {POINT}/notes_key > {AWAY}/out 2> {AWAY}/err < /dev/null &)")
+    host.check_output(f"(setsid cordonctl run scribe -- cat {POINT}/notes_key > {SHOWN}/out 2> {SHOWN}/err < /dev/null &)")
     host.check_output(f"for _ in $(seq 100); do [ -e {SOCKET} ] && break; sleep 0.2; done")
-    assert "cordonctl unlock scribe" in host.file(f"{AWAY}/err").content_string
+    assert "cordonctl unlock scribe" in host.file(f"{SHOWN}/err").content_string
     assert unlock(host, PASSWORD).rc == 0
-    host.check_output(f"for _ in $(seq 100); do [ -s {AWAY}/out ] && break; sleep 0.2; done")
-    assert host.file(f"{AWAY}/out").content_string == VALUE
+    host.check_output(f"for _ in $(seq 100); do [ -s {SHOWN}/out ] && break; sleep 0.2; done")
+    assert host.file(f"{SHOWN}/out").content_string == VALUE
 
 
 def test_who_gives_up_waiting_leaves_nothing(host: Any, waiting: None) -> None:
