@@ -22,13 +22,17 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Ansible's entry point. Fails before anything is sent where there can be no pipe."""
         result: dict[str, Any] = super().run(tmp, task_vars)
-        # A connection plugin without this option says so when it is asked below.
-        with contextlib.suppress(AnsibleError, KeyError):
-            self._connection.set_option("pipelining", True)
+        self._ask_for_a_pipe()
         if not self._is_pipelining_enabled("new", bool(self._task.async_val)):
             return {**result, "failed": True, "msg": self._refusal()}
         result.update(self._execute_module(task_vars=task_vars))
         return result
+
+    def _ask_for_a_pipe(self) -> None:
+        """Plugins such as ssh have an option for it, others such as docker heed the play's; one that has no pipe heeds neither."""
+        with contextlib.suppress(AnsibleError, KeyError):
+            self._connection.set_option("pipelining", True)
+        self._connection._play_context.pipelining = True
 
     def _refusal(self) -> str:
         become = self._connection.become.name if self._connection.become else "none"
