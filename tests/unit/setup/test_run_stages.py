@@ -49,6 +49,16 @@ def test_all_passed(runner: ModuleType, capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().out.splitlines()[-1] == "3 passed, 0 failed, 0 skipped"
 
 
+def test_what_takes_too_long_runs_when_it_is_named_and_its_absence_is_told(
+    runner: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    every = {stage.name for stage in runner.STAGES}
+    assert every - {stage.name for stage in runner.chosen([])} == {*runner.APART} <= every
+    assert [stage.name for stage in runner.chosen(["vault-guest"])] == ["vault-guest"]
+    assert run(runner, ("a", "true", 5)) == 0
+    assert "not part of make test: make vault-guest" in capsys.readouterr().out
+
+
 def test_a_failure_does_not_stop_the_others_but_fails_the_whole(
     runner: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
