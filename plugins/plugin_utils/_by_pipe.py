@@ -29,7 +29,7 @@ class ActionModule(ActionBase):
         return result
 
     def _ask_for_a_pipe(self) -> None:
-        """Plugins such as ssh have an option for it, others such as docker heed the play's; one that has no pipe heeds neither."""
+        """Plugins such as ssh have an option for it, others such as docker heed the play; one without a pipe heeds neither."""
         with contextlib.suppress(AnsibleError, KeyError):
             self._connection.set_option("pipelining", True)
         self._connection._play_context.pipelining = True
