@@ -16,6 +16,7 @@ import os
 import random
 import secrets
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -158,7 +159,7 @@ def _through(host: Any, cause: str, left: list[str], wrong: list[str]) -> None:
         # QEMU closes the disk's image on SIGTERM; what the guest had in its own memory is gone, as in a loss of power.
         guest.stop(GUEST)
         if changing is not None:
-            changing.kill()
+            os.killpg(changing.pid, signal.SIGKILL)  # what it has forked would wait for the guest
             changing.wait()
         left += _on_disk(wanted)
         guest.boot_again(GUEST, "")
@@ -199,7 +200,8 @@ def _change(what: str) -> subprocess.Popen[bytes]:
     """Change it again and again; return in the middle of a change."""
     if what == "master":
         ssh("systemctl stop cordon-agent@scribe; while findmnt /srv/agents/scribe/.vault; do sleep 0.2; done")
-    changing = subprocess.Popen(_play(what, CANARIES), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=ENVIRONMENT)
+    changing = subprocess.Popen(_play(what, CANARIES), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=ENVIRONMENT,
+                                start_new_session=True)
     assert changing.stdout is not None
     for line in changing.stdout:
         if line.startswith(b"changed:"):

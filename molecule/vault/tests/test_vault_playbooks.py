@@ -156,7 +156,7 @@ def test_a_vault_is_handed_to_an_operator_and_opened_by_the_playbook(
     host.check_output("systemctl start --no-block cordon-agent@scribe")
     eventually(lambda: host.file("/run/cordon/unlock/scribe").exists, 60)
 
-    wrong = play("unlock", vault_passwords={"scribe": "wrong"})
+    wrong = play("unlock", vault_passwords={"scribe": "not the one"})
     assert wrong.returncode != 0 and "wrong password, 4 more" in wrong.stdout
     stranger = play("unlock", vault_passwords={"scribe": PASSWORD, "nobody": "x"})
     assert stranger.returncode != 0 and "has an agent with vault.unlock: operator of the name nobody" in stranger.stdout
@@ -168,10 +168,16 @@ def test_a_vault_is_handed_to_an_operator_and_opened_by_the_playbook(
         assert PASSWORD not in done.stdout + done.stderr
 
 
-def test_it_is_handed_back_and_everything_is_as_it_was_found(host: Any, play: Play, status: dict[str, Any]) -> None:
+def test_it_is_handed_back_while_it_waits_and_everything_is_as_it_was_found(
+    host: Any, play: Play, eventually: Callable[..., Any]
+) -> None:
+    host.check_output("systemctl stop cordon-agent@scribe cordon-vault@scribe; systemctl start --no-block cordon-agent@scribe")
+    eventually(lambda: host.file("/run/cordon/unlock/scribe").exists, 60)
     assert play("vaults.yml", vault_passwords={"scribe": PASSWORD}).returncode == 0
     assert host.file("/etc/cordon/vault/scribe.cred").exists
-    host.check_output("systemctl stop cordon-agent@scribe; systemctl start cordon-agent@scribe")
+    assert not host.file("/run/cordon/unlock/scribe").exists, "it waits for a password that nobody has to bring"
+    assert host.service("cordon-agent@scribe").is_running
     assert host.check_output(f"cat {SCRIBES}") == FOUND["vault_secrets"]["scribe"]["notes_key"]
     assert kept(host) == ["github-token", "database-url"]
+    status = json.loads(host.run("cordonctl status --json").stdout)
     assert not [check for check in status["attention"] if check["id"].startswith("vault") and check["status"] == "fail"]

@@ -34,6 +34,8 @@ def fixture_manifest(tmp_path, monkeypatch):
     monkeypatch.setattr(host, "MANIFEST", str(path))
     monkeypatch.setattr(locked, "DIRECTORY", str(tmp_path / "unlock"))
     monkeypatch.setattr(locked, "LOCK", str(tmp_path / "%s.lock"))
+    monkeypatch.setattr(locked, "KEY", str(tmp_path / "%s.cred"))
+    monkeypatch.setattr(locked, "LOOKS", 0.1)
     monkeypatch.setattr(unlock, "lock_memory", lambda: None)  # the test's own process goes on, and must be seen in a debugger
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     return path
@@ -76,6 +78,14 @@ def test_the_right_password_opens_the_vault(monkeypatch, tmp_path, capsys, end):
     assert control.main(["unlock", "notary"]) == 0
     assert unit.ended() == 0
     assert "notary is open" in capsys.readouterr().out
+    assert os.listdir(locked.DIRECTORY) == []
+
+
+def test_a_vault_that_is_handed_to_the_host_waits_for_nobody_any_more(tmp_path):
+    """A run of the role has put a sealed key there; the start that waits would wait for good."""
+    unit = Unit(tmp_path)
+    (tmp_path / "notary.cred").touch()
+    assert unit.ended() == locked.SEALED and unit.tries() == 0
     assert os.listdir(locked.DIRECTORY) == []
 
 

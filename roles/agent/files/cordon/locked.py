@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a vault's unit asks of the library: to wait for an operator's password, and two things that are rarely needed.
 
-    wait NAME GOCRYPTFS...  wait until cordonctl unlock brings the password that opens the vault
+    wait NAME GOCRYPTFS...  wait until cordonctl unlock brings the password that opens the vault; exit code 3 when the host got a
+                            key of its own for it meanwhile
     swap                    exit code 1 where swapped memory would lie on a disk in the clear
     left NAME PATH...       tell that something like a key was found after a session; exit code 1
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import select
 import socket
 import struct
 import subprocess
@@ -36,6 +38,9 @@ EXTENDED_BY = 120  # seconds, asked for every quarter of it
 LOCK = "/var/lib/cordon/vault/.%s.lock"  # held alone by a run that changes what opens the vault, or writes to it
 LOCKED_FOR = 60.0  # seconds that such a run is waited for
 BUSY = 75  # EX_TEMPFAIL, sysexits.h
+KEY = "/etc/cordon/vault/%s.cred"  # there when the vault was handed back to the host: vault.unlock: sealed
+SEALED = 3
+LOOKS = 5.0  # seconds between looks for it
 WRONG_PASSWORD = 12  # gocryptfs, internal/exitcodes/exitcodes.go
 
 
@@ -45,11 +50,16 @@ def path(agent: str, directory: str = DIRECTORY) -> str:
 
 
 def wait(agent: str, command: List[str], directory: str = DIRECTORY) -> int:
-    """Take passwords until one opens the vault: exit code 0. 1 after ATTEMPTS wrong ones, and after a fault that none mends."""
+    """Take passwords until one opens the vault: exit code 0. 1 after ATTEMPTS wrong ones, and after a fault that none mends.
+
+    SEALED when none is needed any more.
+    """
     left = ATTEMPTS
     with _listening(path(agent, directory)) as listener:
         while left:
-            with _caller(listener, agent) as caller:
+            if not _called(listener, agent):
+                return SEALED
+            with _caller(listener) as caller:
                 password = _received(caller)
                 if not password:
                     continue
@@ -96,20 +106,27 @@ def _listening(place: str) -> Iterator[socket.socket]:
                 os.unlink(place)
 
 
+def _called(listener: socket.socket, agent: str) -> bool:
+    """Wait for the next caller. Until there is one, systemd is told what is waited for, and that it should wait too.
+
+    False when the host can open the vault by itself: nobody would call any more.
+    """
+    told = -EXTENDED_BY
+    while not os.path.exists(KEY % agent):
+        if time.monotonic() - told >= EXTENDED_BY / 4:
+            told = time.monotonic()
+            _notify(f"STATUS=locked: cordonctl unlock {agent}\nEXTEND_TIMEOUT_USEC={int(EXTENDED_BY * 1000000)}")
+        if select.select([listener], [], [], LOOKS)[0]:
+            return True
+    return False
+
+
 @contextmanager
-def _caller(listener: socket.socket, agent: str) -> Iterator[socket.socket]:
-    """The next caller. Until there is one, systemd is told what is waited for, and that it should wait too."""
-    while True:
-        _notify(f"STATUS=locked: cordonctl unlock {agent}\nEXTEND_TIMEOUT_USEC={int(EXTENDED_BY * 1000000)}")
-        listener.settimeout(EXTENDED_BY / 4)
-        try:
-            caller, _address = listener.accept()
-        except socket.timeout:
-            continue
-        with caller:
-            caller.settimeout(PATIENCE)
-            yield caller
-        return
+def _caller(listener: socket.socket) -> Iterator[socket.socket]:
+    caller, _address = listener.accept()
+    with caller:
+        caller.settimeout(PATIENCE)
+        yield caller
 
 
 def _notify(text: str) -> None:
