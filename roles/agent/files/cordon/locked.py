@@ -111,7 +111,7 @@ def _called(listener: socket.socket, agent: str) -> bool:
 
     False when the host can open the vault by itself: nobody would call any more.
     """
-    told = -EXTENDED_BY
+    told: float = -EXTENDED_BY
     while not os.path.exists(KEY % agent):
         if time.monotonic() - told >= EXTENDED_BY / 4:
             told = time.monotonic()
