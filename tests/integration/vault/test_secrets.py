@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -202,15 +203,17 @@ def test_an_agent_that_swaps_names_all_the_time_never_gets_root_to_write_elsewhe
     script = f"cd {POINT}; while :; do ln -sf {VICTIM} token; rm -rf token; mkdir token; rm -rf token; echo mine > token; done"
     with host.opened() as point:
         argv = ["setpriv", "--reuid=agent-scout", "--regid=agent-scout", "--clear-groups", "bash", "-c", script]
-        with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as racer:
-            errors = 0
-            for number in range(4):
-                try:
-                    host.secrets({"token": f"{CANARY}-{number}"})
-                except Failed as error:
-                    assert re.search("somebody changed|a directory stands at|No such file|File exists", str(error)), error
-                    errors += 1
-            racer.kill()
+        errors = 0
+        with subprocess.Popen(argv, stderr=subprocess.DEVNULL, start_new_session=True) as racer:
+            try:
+                for number in range(4):
+                    try:
+                        host.secrets({"token": f"{CANARY}-{number}"})
+                    except Failed as error:
+                        assert re.search("somebody changed|a directory stands at|No such file|File exists", str(error)), error
+                        errors += 1
+            finally:
+                os.killpg(racer.pid, signal.SIGKILL)  # its mkdir would outlive the shell
         assert VICTIM.read_text() == "root's own\n"
         sh(f"rm -rf {point}/token*")
     host.secrets({"token": CANARY})
