@@ -99,10 +99,19 @@ def test_the_end_is_asked_of_systemd_and_told(monkeypatch, capsys):
     assert capsys.readouterr().out == f"{SESSION} did nothing for 30m, as vault.idle says: ended\n"
 
 
-def test_an_agent_without_a_time_is_not_watched(monkeypatch, capsys):
-    monkeypatch.setattr(host, "require", lambda name: {"name": name, "vault": {"idle": None}})
+def test_what_runs_of_an_agent_that_is_not_in_the_manifest_is_an_error(monkeypatch, capsys):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(idle, "units", lambda agent: {SERVICE: Seen(0, 0)})
+    monkeypatch.setattr(host, "agents", list)
     assert idle.main(["scout"]) == 2
-    assert "no vault.idle for agent scout" in capsys.readouterr().err
+    assert "there is no agent 'scout' on this host" in capsys.readouterr().err
+
+
+def test_it_ends_where_nothing_runs_whether_or_not_the_agent_is_still_there(monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(idle, "units", lambda agent: {})
+    monkeypatch.setattr(host, "agents", list)
+    assert idle.main(["scout"]) == 0
 
 
 def test_it_looks_until_nothing_is_left(monkeypatch):
@@ -113,13 +122,14 @@ def test_it_looks_until_nothing_is_left(monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(idle, "units", lambda agent: next(looks))
     monkeypatch.setattr(idle, "end", lambda unit, after: ended.append((unit, after)))
-    limits = iter(["2m", "30d", "1m", "1m"])
+    limits = iter(["30d", "1m"])
     monkeypatch.setattr(host, "require", lambda name: {"name": name, "vault": {"idle": next(limits)}})
     assert idle.main(["scout"]) == 0
     assert slept == [idle.PERIOD] * 3 and ended == [(SERVICE, "1m")], "the manifest that counts is the one of the look"
 
 
 def test_it_ends_where_the_manifest_has_no_time_any_more(monkeypatch):
+    """Also where it had none when this began: a failure would be tried again for ever."""
     limits = iter(["1m", None])
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     monkeypatch.setattr(idle, "units", lambda agent: {SERVICE: Seen(0, 0)})

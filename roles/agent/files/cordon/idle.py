@@ -109,19 +109,20 @@ def watch(name: str) -> None:
     patience = Patience()
     while True:
         time.sleep(PERIOD)
-        seen, idle = units(name), limit(name)
-        if not seen or not idle:
+        seen = units(name)
+        if not seen:
+            return
+        idle = limit(name)
+        if not idle:
             return
         for unit in patience.spent(seen, time.monotonic(), duration_seconds(idle)):
             end(unit, idle)
 
 
 def main(arguments: List[str]) -> int:
-    """idle NAME; exit code 2 where the manifest of this host does not say after what time."""
+    """idle NAME; exit code 2 where something runs of an agent that this host's manifest does not have, or has none."""
     (name,) = arguments
     try:
-        if not limit(name):
-            raise host.HostError(f"the manifest has no vault.idle for agent {name}")
         watch(name)
     except host.HostError as error:
         print(f"cordon-idle: {error}", file=sys.stderr)
