@@ -50,13 +50,25 @@ class Unit:
         """Start the unit and see that the vault is mounted; its question for a password is answered by cordonctl."""
         waiting = ["--no-block"] if password is not None else []
         hold = [f"--property={key}={self._place.unit}" for key in ("BindsTo", "After")]
-        self._must(
+        self._hold(
             ["systemd-run", "--quiet", *waiting, f"--unit={holder(self._place)}", "--service-type=oneshot",
              "--remain-after-exit", "--collect", *hold, "--", "/bin/true"]
         )  # fmt: skip
         if password is not None:
             self._unlock(password)
         self._until(True, f"systemctl status {self._place.unit} says why")
+
+    def _hold(self, argv: List[str]) -> None:
+        """Start the holder. systemd refuses it, as "destructive", while the vault closes: then it is tried again."""
+        until = time.monotonic() + WAIT
+        while True:
+            try:
+                self._must(argv)
+                return
+            except _vault.VaultError as error:
+                if "is destructive" not in str(error) or time.monotonic() > until:
+                    raise
+            time.sleep(0.1)
 
     def _unlock(self, password: str) -> None:
         """Answer the unit; where it is not opened, leave no holder behind that the next run would stumble over."""

@@ -307,6 +307,7 @@ def test_a_terminal_does_not_show_what_is_typed(monkeypatch):
 
 def test_a_session_says_that_it_waits_for_the_vault(monkeypatch, capsys):
     codes = {"is-failed": 1}  # systemctl: no, the vault's unit did not fail
+    monkeypatch.setattr(host, "run", lambda argv: (0, "", ""))
     monkeypatch.setattr(sessions.subprocess, "run",
                         lambda argv, **_options: type("Done", (), {"returncode": codes.get(argv[2], 0)}))
     assert sessions.run("scout", ["true"], terminal=False) == 0

@@ -6,11 +6,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
 
 import pytest
 
-from cordon import control, host, sessions, vaults
+from cordon import control, host, vaults
 
 BROKER = {"host": "api.example.org", "port": 443, "header": "Authorization", "prefix": "", "user": None}
 SECRETS = [{"name": "github_token", "tools": ["git"], "broker": None}, {"name": "url", "tools": [], "broker": None},
@@ -67,21 +66,3 @@ def test_the_exit_code_tells_a_script(monkeypatch, capsys):
         monkeypatch.setattr(vaults._facts_vault, "read", lambda *_args, seen=seen, **_keys: seen)
         assert control.main(["secrets", "scout", "--json"]) == code
         assert json.loads(capsys.readouterr().out)[0]["vault"] == ("open" if mounted else "closed")
-
-
-@pytest.mark.parametrize(
-    ("failed", "active", "code", "says"),
-    [(1, 0, 0, ""), (0, 0, 1, "vault of agent scout could not be opened"), (1, 3, 1, "the packet filter did not")],
-)
-def test_a_session_that_never_began_is_no_success(monkeypatch, capsys, failed, active, code, says):
-    """systemd-run --wait ends with 0 when a unit that the session requires does not start."""
-    answers = {"systemd-run": 0, "is-failed": failed, "is-active": active}
-
-    def run(argv, check):
-        name = argv[0] if argv[0] == "systemd-run" else argv[2]
-        return subprocess.CompletedProcess(argv, answers[name])
-
-    monkeypatch.setattr(sessions.subprocess, "run", run)
-    monkeypatch.setattr(host, "agents", lambda: [AGENT])
-    assert sessions.run("scout", ["true"], terminal=False) == code
-    assert says in capsys.readouterr().err

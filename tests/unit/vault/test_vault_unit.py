@@ -16,14 +16,18 @@ HOLDER = "cordon-vault-hold-notary.service"
 
 
 class Host:
-    """Answers programs; calls: what was run, with its standard input."""
+    """Answers programs; calls: what was run, with its standard input. `closing`: so often systemd refuses a unit."""
 
-    def __init__(self, refuses: str = "") -> None:
+    def __init__(self, refuses: str = "", closing: int = 0) -> None:
         self.refuses = refuses
+        self.closing = closing
         self.calls: list[tuple[list[str], Any]] = []
 
     def __call__(self, argv: list[str], data: Any = None) -> tuple[int, str, str]:
         self.calls.append((argv, data))
+        if argv[0] == "systemd-run" and self.closing:
+            self.closing -= 1
+            return 1, "", f"Transaction for {HOLDER}/start is destructive (cordon-vault@notary.service has 'stop' job queued)"
         return (1, "", "wrong password, 4 more before the start fails") if argv[0] == self.refuses else (0, "", "")
 
 
@@ -47,3 +51,16 @@ def test_a_sealed_vault_asks_nobody() -> None:
     host = Host()
     _vault_unit.Unit(host, PLACE._replace(unlock="sealed"), lambda: True).open(None)
     assert [argv[0] for argv, _data in host.calls] == ["systemd-run"] and "--no-block" not in host.calls[0][0]
+
+
+def test_a_vault_that_just_closes_is_opened_afterwards() -> None:
+    host = Host(closing=2)
+    _vault_unit.Unit(host, PLACE._replace(unlock="sealed"), lambda: True).open(None)
+    assert len(host.calls) == 3
+
+
+def test_a_unit_that_is_refused_for_another_reason_is_an_error_at_once() -> None:
+    host = Host(refuses="systemd-run")
+    with pytest.raises(_vault.VaultError, match="systemd-run"):
+        _vault_unit.Unit(host, PLACE._replace(unlock="sealed"), lambda: True).open(None)
+    assert len(host.calls) == 1

@@ -13,11 +13,16 @@ import os
 import secrets
 import subprocess
 import sys
-from typing import List
+import time
+from contextlib import contextmanager
+from typing import Iterator, List
 
-from . import unlock
+from . import host, unlock
 
 ENTRY = ["/usr/bin/env", "--", "/usr/lib/cordon/entry"]
+CLOSES_WITHIN = 60.0  # seconds; TimeoutStopSec= of the vault's unit is 30
+# Seconds that a vault is kept open for a session that is about to need it, should nobody be left to end that.
+KEPT_FOR = 15
 
 
 def unit(agent: str) -> str:
@@ -53,11 +58,35 @@ def run(agent: str, command: List[str], terminal: bool) -> int:
     if unlock.states().get(agent) == "locked":
         print(f"cordonctl: waiting: the vault of agent {agent} is locked; open it by: cordonctl unlock {agent}", file=sys.stderr)
     try:
-        code = subprocess.run(argv(agent, name, command, terminal), check=False).returncode
+        with _vault_needed(agent, name):
+            code = subprocess.run(argv(agent, name, command, terminal), check=False).returncode
     except KeyboardInterrupt:
         subprocess.run(["systemctl", "stop", name], check=False)
         return 130
     return code or _not_started(agent)
+
+
+@contextmanager
+def _vault_needed(agent: str, name: str) -> Iterator[None]:
+    """Have the vault open, and not close, until the session needs it by itself.
+
+    systemd refuses a transient unit that needs what has just begun to close, and systemd-run asks for no other job mode
+    (systemctl(1), --job-mode=): seen for one of twelve sessions that followed each other at once. A unit that does
+    nothing can be tried again; the agent's command cannot, for it might have run.
+    """
+    keeper, vault = name.replace("cordon-session-", "cordon-vault-wait-"), f"cordon-vault@{agent}.service"
+    until = time.monotonic() + CLOSES_WITHIN
+    while True:
+        code, _out, error = host.run(
+            ["systemd-run", "--quiet", "--collect", "--no-block", f"--unit={keeper}", "--service-type=exec",
+             f"--property=BindsTo={vault}", f"--property=After={vault}", "--", "/bin/sleep", str(KEPT_FOR)])  # fmt: skip
+        if code == 0 or "is destructive" not in error or time.monotonic() > until:
+            break
+        time.sleep(0.1)
+    try:
+        yield  # refused for another reason, the session is too, and says so
+    finally:
+        host.run(["systemctl", "stop", "--no-block", keeper])
 
 
 def _not_started(agent: str) -> int:
