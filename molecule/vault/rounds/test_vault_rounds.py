@@ -12,6 +12,7 @@ from __future__ import annotations
 import collections
 import hashlib
 import json
+import logging
 import os
 import random
 import secrets
@@ -116,19 +117,26 @@ def _show(request: pytest.FixtureRequest, found: list[Round]) -> None:
         print(table(found))
 
 
-def ssh(command: str, stdin: str = "", patience: float = 1800) -> subprocess.CompletedProcess[str]:
+def ssh(command: str) -> subprocess.CompletedProcess[str]:
     argv = ["ssh", "-F", str(TESTBED / "ssh_config"), "agenthost-1", command]
-    return subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=patience, check=False)
+    return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600, check=False)
 
 
 def _inside(name: str, found: list[Round]) -> None:
-    begun = time.monotonic()
-    done = ssh(f"python3 -B {SCRIPT} {name}", json.dumps(ROUNDS[name]))
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
-    found += [row for row in rows if "cause" in row]
-    if done.returncode:
-        found.append({"agent": name, "cause": "(the script itself)", "seconds": time.monotonic() - begun, "left": [],
-                      "wrong": [done.stderr[-2000:]]})
+    """The rounds of one agent, each told as it ends; what became of the script is a round too where it did not end well."""
+    argv = ["ssh", "-F", str(TESTBED / "ssh_config"), "agenthost-1", f"python3 -B {SCRIPT} {name}"]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as script:
+        assert script.stdin and script.stdout and script.stderr
+        script.stdin.write(json.dumps(ROUNDS[name]))
+        script.stdin.close()
+        for line in script.stdout:
+            row = json.loads(line)
+            if "cause" in row:
+                found.append(row)
+                logging.info("%s", row)
+        said = script.stderr.read()
+    if script.returncode:
+        found.append({"agent": name, "cause": "(the script itself)", "seconds": 0, "left": [], "wrong": [said[-2000:]]})
 
 
 # --- From outside --------------------------------------------------------------------------------------
@@ -241,7 +249,8 @@ def _needles() -> dict[str, bytes]:
     """What may not be on the disk: the secret, the vault's key, its master key."""
     unseal = "systemd-creds decrypt --name=cordon-vault-scribe /etc/cordon/vault/scribe.cred -"
     key = ssh(unseal).stdout.strip()
-    master = ssh("gocryptfs-xray -dumpmasterkey /var/lib/cordon/vault/scribe/gocryptfs.conf", key).stdout.strip()
+    dump = "gocryptfs-xray -dumpmasterkey /var/lib/cordon/vault/scribe/gocryptfs.conf"
+    master = ssh(f"{unseal} | {dump}").stdout.strip()
     assert len(key) == 64 and len(master) == 64, "the vault's key does not unseal"
     values = {name: ssh(f"cat /srv/agents/scribe/.vault/{name}").stdout.encode() for name in OTHER}
     others = {f"other {name}": value.encode() for name, value in OTHER.items()}
