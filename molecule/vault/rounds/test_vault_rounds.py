@@ -46,31 +46,8 @@ CHUNK = 16 << 20
 
 # All 200 of them by `make vault-rounds`; else one of each.
 ALL = os.environ.get("VAULT_ROUNDS") == "all"
-# How often an agent goes through each cause.
-EACH = {
-    "clean stop": 5,
-    "restart, then stop": 4,
-    "session stopped by hand": 5,
-    "Ctrl-C in cordonctl run": 4,
-    "kill -9 of the agent, restarted": 2,
-    "kill -9 of the agent, then stop": 5,
-    "kill -9 of a session": 5,
-    "kill -9 of gocryptfs": 7,
-    "kill -9 of gocryptfs, two sessions": 4,
-    "SIGTERM to gocryptfs": 4,
-    "systemctl kill -s KILL of all units": 4,
-    "cgroup.kill of the slice": 4,
-    "kill -9 of agent and gocryptfs": 5,
-    "start refused by the preflight": 4,
-    "start of a missing command": 5,
-    "start with a damaged sealed key": 5,
-    "daemon-reexec, then stop": 3,
-    "umount by root": 4,
-    "vault unit stopped": 4,
-    "two sessions, service first": 4,
-    "two sessions, session first": 4,
-    "two sessions, both at once": 4,
-}
+SHARED = HERE.parents[1] / "shared"
+EACH: dict[str, int] = yaml.safe_load((SHARED / "rounds.yml").read_text())
 # scout alone has a limit of memory that a guest can reach.
 ROUNDS = {"scout": {**EACH, "out of memory": 6}, "scribe": EACH}
 # What changes, over and over, as the power is lost: the variable `change` of change.yml.
@@ -84,7 +61,7 @@ if not ALL:
     ROUNDS = {name: dict.fromkeys(causes, 1) for name, causes in ROUNDS.items()}
     # Each takes a boot.
     OUTSIDE = ("reboot", "loss of power while it opens", "loss of power while its master key changes")
-FOUND: dict[str, dict[str, str]] = yaml.safe_load((HERE.parents[1] / "shared/group_vars/all.yml").read_text())["vault_secrets"]
+FOUND: dict[str, dict[str, str]] = yaml.safe_load((SHARED / "group_vars/all.yml").read_text())["vault_secrets"]
 # Values that are nowhere on the guest before the rounds, its disk's free blocks included: what is found was leaked by them.
 CANARIES = {agent: {name: secrets.token_hex(20) for name in values} for agent, values in FOUND.items()}
 OTHER = {name: secrets.token_hex(20) for name in CANARIES["scribe"]}
@@ -96,7 +73,7 @@ Round = dict[str, Any]
 def rounds(host: Any, request: pytest.FixtureRequest) -> Iterator[list[Round]]:
     """Every round, those of the two agents side by side; the table is printed when all are over."""
     _bring(CANARIES)
-    host.check_output(f"printf %s {shlex.quote((HERE / 'vault_rounds.py').read_text())} > {SCRIPT}")
+    host.check_output(f"printf %s {shlex.quote((SHARED / 'vault_rounds.py').read_text())} > {SCRIPT}")
     found: list[Round] = []
     workers = [threading.Thread(target=_inside, args=(name, found)) for name in ROUNDS]
     for worker in workers:

@@ -1,7 +1,7 @@
 # Copyright: the cordon.agent_host authors
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Rounds in the guest: something of an agent starts, ends by some cause, and nothing may be left. One JSON line a round.
+"""Rounds on an agent host: something of an agent starts, ends by some cause, and nothing may be left. One JSON line a round.
 
     python3 vault_rounds.py AGENT < {"cause": rounds, ...}
 
@@ -33,7 +33,9 @@ AGENT = sys.argv[1]
 USER, HOME = f"agent-{AGENT}", f"/srv/agents/{AGENT}"
 POINT, SOURCE = f"{HOME}/.vault", f"cordon-vault-{AGENT}"
 SERVICE, VAULT, SLICE = f"cordon-agent@{AGENT}.service", f"cordon-vault@{AGENT}.service", f"cordon-{AGENT}.slice"
-CGROUP = Path(f"/sys/fs/cgroup/cordon.slice/{SLICE}")
+# In a container on a machine with both hierarchies, systemd has its units in the second.
+TREE = next(place for place in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified") if os.path.exists(f"{place}/cgroup.controllers"))
+CGROUP = Path(f"{TREE}/cordon.slice/{SLICE}")
 CIPHER, KEY = f"/var/lib/cordon/vault/{AGENT}", f"/etc/cordon/vault/{AGENT}.cred"
 CHECKS = "/etc/cordon/checks.json"
 DROP_INS = [f"/run/systemd/system/{unit}.d/90-rounds.conf" for unit in (SERVICE, f"cordon-session-{AGENT}-.service")]
@@ -186,11 +188,12 @@ def memory_backed() -> list[str]:
 
 
 def in_processes(wanted: dict[str, bytes]) -> list[str]:
-    """What lies in the memory of any other process of the host."""
+    """What lies in the memory of any process of the host but these rounds', who know what they look for."""
     found = []
-    others = [place for place in Path("/proc").glob("[0-9]*") if int(place.name) not in (os.getpid(), os.getppid())]
-    for place in others:
+    for place in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError):
+            if b"vault_rounds.py" in (place / "cmdline").read_bytes():
+                continue
             rows = [line.split() for line in (place / "maps").read_text().splitlines()]
             with open(place / "mem", "rb", buffering=0) as memory:
                 for area, access in ((row[0], row[1]) for row in rows if "w" in row[1] and "[v" not in row[-1]):
