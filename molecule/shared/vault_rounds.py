@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Rounds on an agent host: something of an agent starts, ends by some cause, and nothing may be left. One JSON line a round.
 
-    python3 vault_rounds.py AGENT < {"cause": rounds, ...}
+    python3 vault_rounds.py AGENT < {"cause": rounds, ...}      (rounds.json has how many make 200 of two agents)
 
 The agents are as the roles made them but for one thing: they start without the preflight, which takes most of the time of a
 start and is tested elsewhere. The round in which it refuses has it back.

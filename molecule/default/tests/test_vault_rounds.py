@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 SHARED = Path(__file__).parents[2] / "shared"
 AGENTS = ("scout", "scribe")
 # "out of memory" is not among them: the container has no controller of memory.
-ROUNDS: dict[str, int] = yaml.safe_load((SHARED / "rounds.yml").read_text())
+ROUNDS: dict[str, int] = json.loads((SHARED / "rounds.json").read_text())
 SCRIPT = "/run/vault_rounds.py"
 
 

@@ -47,7 +47,7 @@ CHUNK = 16 << 20
 # All 200 of them by `make vault-rounds`; else one of each.
 ALL = os.environ.get("VAULT_ROUNDS") == "all"
 SHARED = HERE.parents[1] / "shared"
-EACH: dict[str, int] = yaml.safe_load((SHARED / "rounds.yml").read_text())
+EACH: dict[str, int] = json.loads((SHARED / "rounds.json").read_text())
 # scout alone has a limit of memory that a guest can reach.
 ROUNDS = {"scout": {**EACH, "out of memory": 6}, "scribe": EACH}
 # What changes, over and over, as the power is lost: the variable `change` of change.yml.
