@@ -10,6 +10,7 @@ the reboots and losses of power the guest's disk is searched from outside, while
 from __future__ import annotations
 
 import collections
+import contextlib
 import hashlib
 import json
 import logging
@@ -144,8 +145,7 @@ def _through(host: Any, cause: str, left: list[str], wrong: list[str]) -> None:
         # QEMU closes the disk's image on SIGTERM; what the guest had in its own memory is gone, as in a loss of power.
         guest.stop(GUEST)
         if changing is not None:
-            os.killpg(changing.pid, signal.SIGKILL)  # what it has forked would wait for the guest
-            changing.wait()
+            _end(changing)
         left += _on_disk(wanted)
         guest.boot_again(GUEST, "")
         guest.wait(GUEST, time.monotonic(), 600)
@@ -194,6 +194,16 @@ def _change(what: str) -> subprocess.Popen[bytes]:
     assert changing.poll() is None, "change.yml did not change anything"
     time.sleep(random.uniform(0, 3))
     return changing
+
+
+def _end(changing: subprocess.Popen[bytes]) -> None:
+    """Kill it with what it has forked, which would wait for the guest. Ansible's workers have sessions of their own."""
+    os.killpg(changing.pid, signal.SIGSTOP)  # no more of them
+    forked = subprocess.run(["pgrep", "--parent", str(changing.pid)], capture_output=True, text=True, check=False).stdout.split()
+    for group in (changing.pid, *map(int, forked)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
+    changing.wait()
 
 
 def _settled(before: dict[str, str]) -> list[str]:
