@@ -73,7 +73,7 @@ STAGES = (
     Stage("sanity-2.21", _script("sanity", "2.21"), 900, "light"),
     Stage("container-2.19", _script("molecule", "2.19", "default"), 900, "light"),
     Stage("container-2.21", _script("molecule", "2.21", "default"), 900, "light"),
-    Stage("neighbours", _script("molecule", "2.19", "neighbours"), 3600, "light"),
+    Stage("neighbours", _script("molecule", "2.19", "neighbours"), 3600, "guest"),
     Stage("workloads", _script("workloads"), 2700, "light"),
     Stage("vault-guest", _script("molecule", "2.19", "vault"), 5400, "guest"),
 )
