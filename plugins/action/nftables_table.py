@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure
@@ -30,18 +31,27 @@ class ActionModule(ActionBase):
         return {**result, "pending": False}
 
     def _confirm(self, task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        """Come in again. Until the change undoes itself: one connection that fails tells of the network, not of the ruleset."""
+        within = int(self._task.args["confirm_within"])
+        end = time.monotonic() + within
+        while True:
+            try:
+                return self._confirm_once(task_vars)
+            except AnsibleConnectionFailure as error:
+                if time.monotonic() > end:
+                    raise AnsibleConnectionFailure(
+                        "nftables_table: with the new ruleset no connection can be made, so the host will return to the one"
+                        f" from before within {within} seconds: {error}"
+                    ) from error
+            time.sleep(1)
+
+    def _confirm_once(self, task_vars: dict[str, Any] | None) -> dict[str, Any]:
         wanted = {key: self._task.args[key] for key in ("pending",) if key in self._task.args}
         new = self._connection.transport in OVER_THE_NETWORK
-        try:
-            if new:
-                # Lets the shared connection of ControlPersist go, so that the next call opens one.
-                self._connection.reset()
-            confirmed: dict[str, Any] = self._execute_module(
-                module_args={**wanted, "state": "confirmed", "new_connection": new}, task_vars=task_vars
-            )
-        except AnsibleConnectionFailure as error:
-            raise AnsibleConnectionFailure(
-                "nftables_table: with the new ruleset no connection can be made, so the host will return to the one from"
-                f" before within {self._task.args.get('confirm_within')} seconds: {error}"
-            ) from error
+        if new:
+            # Lets the shared connection of ControlPersist go, so that the next call opens one.
+            self._connection.reset()
+        confirmed: dict[str, Any] = self._execute_module(
+            module_args={**wanted, "state": "confirmed", "new_connection": new}, task_vars=task_vars
+        )
         return confirmed

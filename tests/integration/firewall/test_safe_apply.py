@@ -194,7 +194,9 @@ def ssh(clean: Network) -> Iterator[Path]:
     shutil.rmtree(place)
 
 
-def play(network: Network, place: Path, content: str, users: dict[str, str], seconds: int) -> subprocess.CompletedProcess[str]:
+def play(
+    network: Network, place: Path, content: str, users: dict[str, str], seconds: int, ssh: str = "ssh"
+) -> subprocess.CompletedProcess[str]:
     """One play over SSH: its first task opens the shared connection, its second changes the table."""
     task = {"cordon.agent_host.nftables_table": {
         "content": content, "users": users, "confirm_within": seconds,
@@ -203,7 +205,8 @@ def play(network: Network, place: Path, content: str, users: dict[str, str], sec
     (place / "play.yml").write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "tasks": [
         {"name": "Open the shared connection", "ansible.builtin.ping": {}}, {"name": "Change", **task}]}]))
     environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(network.collections), "ANSIBLE_HOME": str(place / "home"),
-                   "ANSIBLE_SSH_ARGS": "-C -o ControlMaster=auto -o ControlPersist=10s", "ANSIBLE_NOCOLOR": "1"}
+                   "ANSIBLE_SSH_ARGS": "-C -o ControlMaster=auto -o ControlPersist=10s", "ANSIBLE_NOCOLOR": "1",
+                   "ANSIBLE_SSH_EXECUTABLE": ssh}
     playbook = [str(Path(sys.executable).parent / "ansible-playbook"), "-vvv", "-i", str(place / "inventory.yml")]
     return subprocess.run(["ip", "netns", "exec", network.world, *playbook, str(place / "play.yml")],
                           capture_output=True, text=True, check=False, env=environment)
@@ -246,3 +249,22 @@ def test_a_play_that_shuts_itself_out_fails_and_the_host_lets_it_in_again(clean,
 
     content, users = rendered(LITTLE)
     assert play(clean, ssh, content, users, 8).returncode == 0
+
+
+def test_one_connection_that_fails_does_not_undo_a_change(clean, ssh):
+    """As on a network that loses a packet too many: the next one confirms."""
+    stumbling = ssh / "stumbling"
+    stumbling.write_text(f"""#!/bin/sh
+case " $* " in
+    *" -O stop "*) touch {ssh}/reset ;;
+    *) rm {ssh}/reset 2> /dev/null && {{ touch {ssh}/stumbled; echo Connection timed out >&2; exit 255; }} ;;
+esac
+exec ssh "$@"
+""")
+    stumbling.chmod(0o755)
+    content, users = rendered(LITTLE)
+    done = play(clean, ssh, content, users, 20, str(stumbling))
+    assert (ssh / "stumbled").exists()
+    assert done.returncode == 0, done.stdout
+    assert '"pending": false' in done.stdout
+    assert state(clean)
