@@ -29,8 +29,13 @@ ROOT = Path(__file__).resolve().parents[2]
 LOGS = ROOT / "build" / "logs"
 SKIPPED = 77
 TAIL = 60
-# What pytest, Ansible and the linters write where something went wrong; a guest that is ended writes after them.
-TELLING = re.compile(r"(?:FAILED|ERROR) \S+::|E {3,}\S|fatal: \[|.*: error: |failed: ")
+# What pytest (its error, and what differs), Ansible (its message, then the task's place), the linters and a guest's kernel write
+# where something went wrong; other lines come after them.
+PLACE = "Origin: "
+TELLING = re.compile(
+    r"(?:FAILED|ERROR) \S+::|E {3,}(?:[\w.]+: |assert |[-+] )"
+    rf"|\[ERROR\]: |{PLACE}|.*: error: |failed: | *- ['\"]\[ *\d+\.\d+\] "
+)
 MOST_TELLING = 15
 GRACE = 60  # seconds that an ended stage has for its own tidying (containers, guests)
 
@@ -132,7 +137,8 @@ class Runner:
             return "passed", ""
         if code == SKIPPED:
             return "skipped", last_line(log)
-        return "failed", f"exit {code}: {(telling(log) or [last_line(log)])[-1]}"
+        reasons = [line for line in telling(log) if not line.startswith(PLACE)]
+        return "failed", f"exit {code}: {(reasons or [last_line(log)])[-1]}"
 
     def lane(self, stages: Sequence[Stage]) -> None:
         for stage in stages:

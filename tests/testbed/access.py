@@ -29,7 +29,7 @@ def options(directory: Path) -> dict[str, str]:
     chosen = {
         "StrictHostKeyChecking": "no", "UserKnownHostsFile": "/dev/null", "LogLevel": "ERROR",
         "IdentitiesOnly": "yes", "PreferredAuthentications": "publickey",
-        "ConnectTimeout": "20", "ServerAliveInterval": "15", "ServerAliveCountMax": "8",
+        "ConnectTimeout": "60", "ServerAliveInterval": "15", "ServerAliveCountMax": "8",
     }
     sockets = f"{directory}/cm/"
     if len(sockets) <= _SOCKET_ROOM:
@@ -54,6 +54,8 @@ def inventory(directory: Path, ports: Mapping[str, int], key: Path) -> str:
         "ansible_ssh_private_key_file": str(key),
         "ansible_ssh_args": common,
         "ansible_ssh_pipelining": True,
+        # An emulated guest on a busy machine may keep one connection waiting too long.
+        "ansible_ssh_retries": 2,
         "ansible_python_interpreter": "/usr/bin/python3",
     }
     hosts = {name: {"ansible_host": "127.0.0.1", "ansible_port": port} for name, port in sorted(ports.items())}

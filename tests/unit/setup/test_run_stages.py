@@ -71,11 +71,24 @@ def test_a_failure_does_not_stop_the_others_but_fails_the_whole(
 def test_what_went_wrong_stands_in_the_summary_though_other_lines_came_after_it(
     runner: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = "echo 'FAILED tests/test_a.py::test_b - assert 1'; seq 100; echo tidied up; exit 1"
+    said = "echo 'E         + 1'; echo 'FAILED tests/test_a.py::test_b - assert 1'; seq 100; echo tidied up; exit 1"
     assert run(runner, ("a", said, 5)) == 1
     table = capsys.readouterr().out.partition("seconds  result")[2]
     assert "exit 1: FAILED tests/test_a.py::test_b - assert 1" in table
-    assert "| a: FAILED tests/test_a.py::test_b - assert 1" in table
+    assert "| a: E         + 1\n  | a: FAILED tests/test_a.py::test_b - assert 1\n" in table
+
+
+def test_of_a_failed_play_the_summary_has_the_message_and_the_task(
+    runner: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the Ansible beside these tests writes it."""
+    play = tmp_path / "play.yml"
+    play.write_text("- hosts: all\n  gather_facts: false\n  tasks:\n    - name: Fail\n      ansible.builtin.ping:\n")
+    ansible = f"ANSIBLE_HOME={tmp_path} {Path(sys.executable).parent}/ansible-playbook -i 127.0.0.1, -e ansible_port=1 {play}"
+    assert run(runner, ("a", f"{ansible} || {{ echo tidied up; exit 4; }}", 60)) == 1
+    table = capsys.readouterr().out.partition("seconds  result")[2]
+    assert "exit 4: [ERROR]: Task failed: Failed to connect to the host via ssh" in table
+    assert f"| a: Origin: {play}:4:7" in table
 
 
 def test_a_skipped_stage_says_why_and_does_not_fail(
