@@ -118,9 +118,9 @@ def status(host: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def eventually() -> Callable[..., Any]:
-    """eventually(PROBE, seconds=30): call PROBE until what it returns is true; return that, or fail with the last."""
+    """eventually(PROBE, seconds=90): call PROBE until what it returns is true; return that, or fail with the last."""
 
-    def wait(probe: Callable[[], Any], seconds: float = 30) -> Any:
+    def wait(probe: Callable[[], Any], seconds: float = 90) -> Any:
         end = time.monotonic() + seconds
         while not (found := probe()):
             assert time.monotonic() < end, f"not within {seconds} s; last seen: {found!r}"

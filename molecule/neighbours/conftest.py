@@ -58,9 +58,9 @@ def ways(host: Any) -> Callable[[], dict[str, dict[str, str]]]:
 
 @pytest.fixture
 def come_true(ways: Callable[[], dict[str, dict[str, str]]]) -> Callable[..., None]:
-    """come_true(EXPECTED, seconds=60): containers and bans take a moment. What is not expected is not compared."""
+    """come_true(EXPECTED, seconds=120): containers and bans take a moment. What is not expected is not compared."""
 
-    def wait(wanted: dict[str, dict[str, str]], seconds: float = 60) -> None:
+    def wait(wanted: dict[str, dict[str, str]], seconds: float = 120) -> None:
         end = time.monotonic() + seconds
         while True:
             seen = ways()

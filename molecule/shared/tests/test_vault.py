@@ -234,7 +234,7 @@ def test_who_ends_an_idle_agent_ends_by_itself(
 ) -> None:
     idle = host.service("cordon-idle@scribe.service")
     service("start")
-    eventually(lambda: idle.is_running, 30)
+    eventually(lambda: idle.is_running)
     service("stop")
     eventually(closed, 60)
     eventually(lambda: not idle.is_running, 120)

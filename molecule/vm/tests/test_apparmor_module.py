@@ -220,7 +220,7 @@ def test_nothing_is_removed_under_a_running_process(host: Any, load: Run, state:
     # Without the rule for signals, systemd could not even end it.
     load(profile("a", "/** mrix,\n  signal (receive),"))
     held = state()
-    host.check_output("systemd-run --unit=zz --property=AppArmorProfile=cordon.zz_a /usr/bin/sleep infinity && sleep 1")
+    host.check_output("systemd-run --service-type=exec --unit=zz --property=AppArmorProfile=cordon.zz_a /usr/bin/sleep infinity")
     try:
         answer = load()
     finally:

@@ -136,7 +136,7 @@ def test_what_somebody_broke_is_found_and_its_repair_too(host: Any, drifts: list
 
 def settled(host: Any) -> set[str]:
     """What still asks for attention once restarts have had a moment."""
-    for _attempt in range(5):
+    for _attempt in range(20):
         found = attention(host)
         if not found:
             break
