@@ -214,6 +214,9 @@ def vault_settings(agent: Dict[str, Any]) -> str:
         "[Service]",
         f"Environment=CORDON_VAULT_UNLOCK={vault['unlock']}",
         f"Environment=CORDON_VAULT_WRITABLE={'yes' if vault['writable'] else 'no'}",
+        # It waits for a person. Not by EXTEND_TIMEOUT_USEC= of sd_notify(3): a daemon-reload, which every upgrade of a package
+        # with a unit brings, forgets that, and the start has timed out (seen with systemd 252).
+        *(["TimeoutStartSec=infinity"] if vault["unlock"] == "operator" else []),
         # gocryptfs makes a file as whoever asks for it (asUser() in its internal/syscallcompat).
         *(["CapabilityBoundingSet=CAP_CHOWN CAP_SETGID CAP_SETUID"] if vault["writable"] else []),
     ]

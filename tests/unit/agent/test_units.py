@@ -280,6 +280,12 @@ def test_the_vaults_unit_is_told_what_the_manifest_says(vault, told, capabilitie
     assert setting(text, "CapabilityBoundingSet") == capabilities
 
 
+def test_only_a_vault_that_a_person_unlocks_has_any_time_to_open():
+    """A request for more time is forgotten at the next daemon-reload, and the limit counts from the start of the unit then."""
+    assert setting(vault_drop_in(vault={"unlock": "operator"}), "TimeoutStartSec") == ["infinity"]
+    assert setting(vault_drop_in(), "TimeoutStartSec") == []
+
+
 def test_in_a_writable_vault_only_the_agents_own_directory_is_writable():
     text = _units.confinement(agent(vault={"writable": True}), TOOLS)
     assert "-/srv/agents/scout/.vault" in setting(text, "ReadOnlyPaths")

@@ -34,7 +34,6 @@ DIRECTORY = "/run/cordon/unlock"  # one socket for each vault that waits, by the
 LONGEST = 2000  # bytes of a password, as gocryptfs_vault takes it
 ATTEMPTS = 5  # wrong passwords before the start fails; the next unlock starts it again
 PATIENCE = 10  # seconds that a caller has to send; it connects only when it has the password
-EXTENDED_BY = 120  # seconds, asked for every quarter of it
 LOCK = "/var/lib/cordon/vault/.%s.lock"  # held alone by a run that changes what opens the vault, or writes to it
 LOCKED_FOR = 60.0  # seconds that such a run is waited for
 BUSY = 75  # EX_TEMPFAIL, sysexits.h
@@ -107,18 +106,18 @@ def _listening(place: str) -> Iterator[socket.socket]:
 
 
 def _called(listener: socket.socket, agent: str) -> bool:
-    """Wait for the next caller. Until there is one, systemd is told what is waited for, and that it should wait too.
+    """Wait for the next caller. Until there is one, systemd is told what is waited for.
 
     False when the host can open the vault by itself: nobody would call any more.
     """
-    told: float = -EXTENDED_BY
-    while not os.path.exists(KEY % agent):
-        if time.monotonic() - told >= EXTENDED_BY / 4:
-            told = time.monotonic()
-            _notify(f"STATUS=locked: cordonctl unlock {agent}\nEXTEND_TIMEOUT_USEC={int(EXTENDED_BY * 1000000)}")
-        if select.select([listener], [], [], LOOKS)[0]:
-            return True
-    return False
+    _notify(f"STATUS=locked: cordonctl unlock {agent}")
+    try:
+        while not os.path.exists(KEY % agent):
+            if select.select([listener], [], [], LOOKS)[0]:
+                return True
+        return False
+    finally:
+        _notify("STATUS=")  # systemd shows a unit's last word for as long as it runs
 
 
 @contextmanager
