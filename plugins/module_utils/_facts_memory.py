@@ -54,7 +54,7 @@ def in_the_clear(areas: Optional[List[Swap]]) -> List[str]:
 
 def _swap(source: Source, device: str, kind: str) -> Swap:
     name = os.path.basename(os.path.realpath(source.at(device)))
-    if name.startswith("zram"):
+    if kind == "partition" and name.startswith("zram"):
         # zram is memory, unless it writes back to a device (the kernel's blockdev/zram.rst).
         back = _backing(source, name)
         clear = False if back == "none" else _clear(source, _block(source, back))

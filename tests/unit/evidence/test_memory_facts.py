@@ -51,6 +51,7 @@ def layers(*uuids):
         ({"/sys/block/zram0/backing_dev": "/dev/vda2\n", **layers()}, "/dev/zram0 partition 1 0 5", True),
         ({"/sys/block/zram0/backing_dev": "/dev/dm-0\n", **layers(CRYPT)}, "/dev/zram0 partition 1 0 5", False),
         ({}, "/gone/swapfile file 1 0 -2", None),
+        ({}, "/gone/zram.swap file 1 0 -2", None),  # a name, and no memory
     ],
 )
 def test_what_is_swapped_lies_in_the_clear_unless_it_is_known_not_to(tmp_path, files, line, clear):
