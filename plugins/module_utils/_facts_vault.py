@@ -40,6 +40,8 @@ KEY = "/etc/cordon/vault/%s.cred"
 # The control groups that hold a vault's gocryptfs, and all processes of its agent (systemd escapes a dash as \x2d).
 GROUPS = {"the vault": "/sys/fs/cgroup/system.slice/system-cordon\\x2dvault.slice/cordon-vault@%s.service",
           "the agent": "/sys/fs/cgroup/cordon.slice/cordon-%s.slice"}
+# What a secret is called while it is written (_files.write_file); no secret of a manifest begins with a dot.
+UNFINISHED = r"\..+\.[0-9a-f]{12}"
 # Where systemd puts a running service's decrypted credentials (systemd.exec(5)).
 CREDENTIALS = "/run/credentials"
 
@@ -132,7 +134,7 @@ def faults(secrets: Optional[List[Dict[str, Any]]], entry: Mapping[str, Any]) ->
 def _secrets(source: Source, top: str) -> Optional[List[Dict[str, Any]]]:
     names = source.names(top)
     # OWN is the agent's directory, and no secret.
-    found = [source.metadata(top + "/" + name) for name in names or [] if name != OWN]
+    found = [source.metadata(top + "/" + name) for name in names or [] if name != OWN and not re.fullmatch(UNFINISHED, name)]
     if names is None or None in found:
         return None
     return [{"name": item["path"].rpartition("/")[2], "owner": item["owner"], "mode": item["mode"]}
