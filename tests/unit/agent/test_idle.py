@@ -99,6 +99,22 @@ def test_the_end_is_asked_of_systemd_and_told(monkeypatch, capsys):
     assert capsys.readouterr().out == f"{SESSION} did nothing for 30m, as vault.idle says: ended\n"
 
 
+def test_units_are_looked_for_where_cgroup_v2_is(monkeypatch, tmp_path):
+    """Beside the old control groups it is one directory further down."""
+    monkeypatch.setattr(idle, "TREES", (str(tmp_path / "none"), str(tmp_path)))
+    (tmp_path / "cgroup.controllers").touch()
+    cgroup(tmp_path / "cordon.slice", SERVICE, 7)
+    assert idle.units("scout") == {SERVICE: Seen(7, 0)}
+
+
+def test_a_host_without_cgroup_v2_says_that_nothing_will_be_ended(monkeypatch, tmp_path, capsys):
+    """No units are found there, which is not the same as nothing that runs."""
+    monkeypatch.setattr(idle, "TREES", (str(tmp_path),))
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    assert idle.main(["scout"]) == 2
+    assert "cgroup v2" in capsys.readouterr().err
+
+
 def test_what_runs_of_an_agent_that_is_not_in_the_manifest_is_an_error(monkeypatch, capsys):
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     monkeypatch.setattr(idle, "units", lambda agent: {SERVICE: Seen(0, 0)})

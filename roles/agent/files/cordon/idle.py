@@ -17,12 +17,13 @@ import os
 import re
 import sys
 import time
-from typing import Dict, List, Mapping, NamedTuple
+from typing import Dict, List, Mapping, NamedTuple, Optional
 
 from . import host
 from ._manifest_values import duration_seconds
 
-SLICES = "/sys/fs/cgroup/cordon.slice"
+# The hierarchy in which units are: where the kernel's old control groups are in use too it is beside them.
+TREES = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
 PERIOD = 60.0  # seconds between looks
 # Microseconds of processor time between two looks. The timers of a program that waits, such as the pings of an open
 # connection, need a few milliseconds a minute; the start of one program needs more.
@@ -56,8 +57,18 @@ class Patience:
         return sorted(unit for unit in seen if now - self._since[unit] >= seconds)
 
 
-def units(agent: str, slices: str = SLICES) -> Dict[str, Seen]:
+def tree() -> str:
+    """Where cgroup v2 is; HostError on a host without, on which a unit's processor time is nowhere that we look."""
+    for place in TREES:
+        if os.path.exists(f"{place}/cgroup.controllers"):
+            return place
+    raise host.HostError("without cgroup v2 nothing that rests can be told, and vault.idle ends nothing: boot with"
+                         " systemd.unified_cgroup_hierarchy=1")
+
+
+def units(agent: str, slices: Optional[str] = None) -> Dict[str, Seen]:
     """What runs of an agent, by unit."""
+    slices = slices or f"{tree()}/cordon.slice"
     ours = re.compile(rf"cordon-(agent@{agent}|session-{agent}-[0-9a-f]+)\.service")
     found = {}
     for place in glob.glob(f"{slices}/cordon-{agent}.slice/*.service"):
@@ -120,7 +131,8 @@ def watch(name: str) -> None:
 
 
 def main(arguments: List[str]) -> int:
-    """idle NAME; exit code 2 where something runs of an agent that this host's manifest does not have, or has none."""
+    """idle NAME; exit code 2 where something runs of an agent that this host's manifest does not have, or has none, and on a
+    host without cgroup v2."""
     (name,) = arguments
     try:
         watch(name)
