@@ -106,11 +106,18 @@ def test_the_cipher_is_told_from_the_flags(flags: list[str], cipher: str) -> Non
     assert gocryptfs.cipher(gocryptfs.Config("", flags, 10)) == cipher
 
 
+UNIT = (Path(__file__).parents[3] / "roles/vault/files/cordon-vault@.service").read_text()
+
+
 def test_no_vault_is_made_that_its_unit_has_not_the_memory_to_open() -> None:
     """Scrypt takes 128 * N * r bytes, r = 8 with gocryptfs; the unit's limit must leave as much again for the rest."""
-    unit = (Path(__file__).parents[3] / "roles/vault/files/cordon-vault@.service").read_text()
-    (limit,) = re.findall(r"^MemoryMax=(\d+)M$", unit, re.M)
+    (limit,) = re.findall(r"^MemoryMax=(\d+)M$", UNIT, re.M)
     assert int(limit) << 20 >= 2 * 128 * 8 * 2**gocryptfs.LOG_N_MOST
+
+
+def test_the_unit_does_not_count_threads() -> None:
+    """gocryptfs has one for each request that waits for the disk, as many as the agent has tasks, and dies without."""
+    assert "TasksMax" not in re.findall(r"^(\w+)=", UNIT, re.M)
 
 
 def test_a_wrong_password_is_told_from_a_fault() -> None:
