@@ -66,6 +66,10 @@ FOUND: dict[str, dict[str, str]] = yaml.safe_load((SHARED / "group_vars/all.yml"
 # Values that are nowhere on the guest before the rounds, its disk's free blocks included: what is found was leaked by them.
 CANARIES = {agent: {name: secrets.token_hex(20) for name in values} for agent, values in FOUND.items()}
 OTHER = {name: secrets.token_hex(20) for name in CANARIES["scribe"]}
+# A session of the agent whose vault is read-only: asked to end, it takes some seconds, and needs its secret once more.
+LAST_ACT = "/srv/agents/scout/workspace/last-act"
+LATE = (f"trap 'sleep 5; sha256sum < /srv/agents/scout/.vault/database_url > {LAST_ACT}; sync; exit' TERM; "
+        f"echo waits > {LAST_ACT}; while :; do sleep 1; done")
 
 Round = dict[str, Any]
 
@@ -137,6 +141,8 @@ def _through(host: Any, cause: str, left: list[str], wrong: list[str]) -> None:
     _eventually(_digests, 180)
     before, wanted = _digests(), _needles()
     if cause == "reboot":
+        ssh(f"cd /; setsid cordonctl run scout -- sh -c {shlex.quote(LATE)} > /dev/null 2>&1 < /dev/null &")
+        _eventually(lambda: ssh(f"cat {LAST_ACT}").stdout == "waits\n", 120)
         subprocess.run(["make", "-s", "-C", REPOSITORY, "vm-reboot", f"TESTBED_DIR={TESTBED}"], check=True)
     else:
         changing = _change(CHANGES[cause]) if cause in CHANGES else None
@@ -149,6 +155,8 @@ def _through(host: Any, cause: str, left: list[str], wrong: list[str]) -> None:
         left += _on_disk(wanted)
         guest.boot_again(GUEST, "")
         guest.wait(GUEST, time.monotonic(), 600)
+    if cause == "reboot":
+        wrong += _last_act()
     if cause in CHANGES:
         wrong += _settled(before)
     try:
@@ -156,6 +164,13 @@ def _through(host: Any, cause: str, left: list[str], wrong: list[str]) -> None:
     except AssertionError:
         wrong.append(f"the secrets are not as they were: {_digests()}")
     left += _on_disk({**wanted, **_needles()})
+
+
+def _last_act() -> list[str]:
+    """The vault closes after the last process of the agent, at a shutdown too."""
+    read = ssh(f"cat {LAST_ACT}; rm {LAST_ACT}").stdout.split()[:1]
+    digest = hashlib.sha256(CANARIES["scout"]["database_url"].encode()).hexdigest()
+    return [] if read == [digest] else ["an agent that was still ending had lost its vault"]
 
 
 def _prepare(cause: str) -> None:

@@ -120,6 +120,11 @@ def test_the_unit_does_not_count_threads() -> None:
     assert "TasksMax" not in re.findall(r"^(\w+)=", UNIT, re.M)
 
 
+def test_the_unit_begins_after_its_file_systems_and_ends_before_systemd_unmounts() -> None:
+    assert re.findall(r"^RequiresMountsFor=(.*)$", UNIT, re.M) == ["/var/lib/cordon/vault/%i /srv/agents/%i"]
+    assert re.findall(r"^After=(.*)$", UNIT, re.M) == ["srv-agents-%i-.vault.mount"]
+
+
 def test_a_wrong_password_is_told_from_a_fault() -> None:
     assert gocryptfs.wrong_password(12, "")
     assert gocryptfs.wrong_password(8, "failed to unlock master key\nPassword incorrect.\n")
