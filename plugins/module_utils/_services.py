@@ -73,13 +73,14 @@ def start(seen: Dict[str, Dict[str, str]], agents: List[str], restart: List[str]
         state = seen.get(unit, {})
         if state.get("UnitFileState") != "enabled":
             steps.append(["enable", "--quiet", unit])
+        # Starts that an operator asked for are no crash loop, and may not use up those that the unit has (StartLimitBurst=): a
+        # restart beyond them leaves the agent down.
+        again = ["reset-failed", unit]
         if state.get("ActiveState") != "active":
-            # A preflight that refused it too often has used up its starts (StartLimitBurst=).
-            steps += [["reset-failed", unit]] if state.get("ActiveState") in ("failed", "activating") else []
-            steps.append(["start", unit])
+            steps += [again, ["start", unit]]
         elif agent in restart:
             # Between stop and start nothing needs the vault, so it closes: it opens again as the manifest now says.
-            steps += [["restart", unit]] if agent in kept_open else [["stop", unit], ["start", unit]]
+            steps += [again, ["restart", unit]] if agent in kept_open else [["stop", unit], again, ["start", unit]]
     return steps
 
 

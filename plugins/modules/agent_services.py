@@ -96,7 +96,8 @@ def _explain(module: AnsibleModule, unit: str) -> str:
 def _act(module: AnsibleModule, steps: List[_services.Step]) -> None:
     for step in steps:
         rc, _out, err = module.run_command(["systemctl", *step])
-        if rc != 0:
+        # What is not loaded has nothing to reset.
+        if rc != 0 and step[0] != "reset-failed":
             module.fail_json(
                 msg=f"agent_services: 'systemctl {' '.join(step)}' failed: {err.strip()}\n{_explain(module, step[-1])}"
             )

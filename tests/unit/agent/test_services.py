@@ -11,6 +11,7 @@ from ansible_collections.cordon.agent_host.plugins.module_utils import _services
 
 ACTIVE = {"ActiveState": "active", "UnitFileState": "enabled", "NeedDaemonReload": "no"}
 STOPPED = {"ActiveState": "inactive", "UnitFileState": "disabled", "NeedDaemonReload": "no"}
+AFRESH = [["reset-failed", "cordon-agent@a.service"], ["start", "cordon-agent@a.service"]]
 SHOWN = "Id=cordon-agent@a.service\nActiveState=active\n\nId=cordon-session-b-0f.service\nActiveState=inactive\n"
 
 
@@ -42,20 +43,9 @@ def test_names_leave_out_the_template_and_foreign_units():
     ("state", "restart", "steps"),
     [
         (ACTIVE, [], []),
-        (ACTIVE, ["a"], [["stop", "cordon-agent@a.service"], ["start", "cordon-agent@a.service"]]),
-        (
-            STOPPED,
-            ["a"],
-            [["enable", "--quiet", "cordon-agent@a.service"], ["start", "cordon-agent@a.service"]],
-        ),
-        *(
-            (
-                {**ACTIVE, "ActiveState": refused},
-                [],
-                [["reset-failed", "cordon-agent@a.service"], ["start", "cordon-agent@a.service"]],
-            )
-            for refused in ("failed", "activating")
-        ),
+        (ACTIVE, ["a"], [["stop", "cordon-agent@a.service"], *AFRESH]),
+        (STOPPED, ["a"], [["enable", "--quiet", "cordon-agent@a.service"], *AFRESH]),
+        *(({**ACTIVE, "ActiveState": other}, [], AFRESH) for other in ("failed", "activating", "inactive")),
         ({**ACTIVE, "NeedDaemonReload": "yes"}, [], [["daemon-reload"]]),
     ],
 )
@@ -67,12 +57,13 @@ def test_a_start_that_waits_for_an_operator_is_ordered_once_and_not_waited_for()
     unit, other = "cordon-agent@a.service", "cordon-agent@b.service"
     enabled = {**STOPPED, "UnitFileState": "enabled", "Job": "0"}
     seen = {unit: enabled, other: enabled}
-    assert _services.not_awaited(seen, ["a", "b"], [], ["a"]) == [["start", "--no-block", unit], ["start", other]]
+    again = ["reset-failed", other]
+    assert _services.not_awaited(seen, ["a", "b"], [], ["a"])[1::2] == [["start", "--no-block", unit], ["start", other]]
     seen[unit] = seen[other] = {**enabled, "Job": "71"}
-    assert _services.not_awaited(seen, ["a", "b"], [], ["a"]) == [["start", other]]
+    assert _services.not_awaited(seen, ["a", "b"], [], ["a"]) == [again, ["start", other]]
     seen[unit] = ACTIVE
-    assert _services.not_awaited(seen, ["a"], ["a"], ["a"]) == [["restart", "--no-block", unit]], "an open vault stays so"
-    assert _services.not_awaited(seen, ["a"], ["a"], []) == [["stop", unit], ["start", unit]]
+    assert _services.not_awaited(seen, ["a"], ["a"], ["a"])[1:] == [["restart", "--no-block", unit]], "an open vault stays so"
+    assert _services.not_awaited(seen, ["a"], ["a"], []) == [["stop", unit], ["reset-failed", unit], ["start", unit]]
 
 
 def test_a_service_that_systemd_does_not_know_is_started():
