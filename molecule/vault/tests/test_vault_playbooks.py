@@ -39,6 +39,11 @@ def values(**changed: str) -> dict[str, dict[str, str]]:
     return wanted
 
 
+def said(done: subprocess.CompletedProcess[str]) -> str:
+    """All that Ansible said: what failed is on standard error, as Molecule configures it."""
+    return done.stdout + done.stderr
+
+
 def new_ones(word: str) -> dict[str, dict[str, str]]:
     return values(**{name: f"molecule-{word}-{name}" for name in FOUND["vault_secrets"]["scout"]})
 
@@ -83,7 +88,7 @@ def test_a_secret_changes_and_the_session_that_reads_it_goes_on(
     before = daemon(host), shown(host, SERVICE, "MainPID")
     done = rotate(play, rotate="secrets", rotate_secrets=["github_token"], vault_secrets=values(github_token="molecule-second"))
     assert done.returncode == 0
-    assert "molecule-second" not in done.stdout + done.stderr
+    assert "molecule-second" not in said(done)
     eventually(lambda: host.check_output(f"tail -n1 {OUT}") == "molecule-second")
     read = host.check_output(f"sort -u {OUT}").split()
     assert sorted(read) == ["molecule-github-token", "molecule-second"], "never half of a value, and never an error"
@@ -110,7 +115,7 @@ def test_after_an_incident_everything_is_new_once_sessions_may_end(
     conf = f"sha256sum {CIPHER}/gocryptfs.conf"
     before = host.check_output(conf), daemon(host)
     refused = rotate(play, **given)
-    assert refused.returncode != 0 and "rotate_end_sessions" in refused.stdout
+    assert refused.returncode != 0 and "rotate_end_sessions" in said(refused)
     assert (host.check_output(conf), daemon(host)) == before
     assert shown(host, session, "ActiveState") == "active"
 
@@ -132,7 +137,7 @@ def test_a_lost_vault_comes_back_from_its_backup(
     assert b"molecule-third" not in archive.read_bytes()
     given = {"restore_archive": str(archive), "restore_agents": ["scout"]}
     rehearsed = play("restore", restore_rehearse=True, **given)
-    assert rehearsed.returncode == 0 and '"scout": "sealed key"' in rehearsed.stdout
+    assert rehearsed.returncode == 0 and "scout: sealed key" in said(rehearsed)
     assert host.service("cordon-agent@scout").is_running, "a rehearsal disturbs nobody"
 
     host.check_output(f"systemctl stop {SERVICE}; while findmnt {POINT}; do sleep 0.2; done")
@@ -157,15 +162,15 @@ def test_a_vault_is_handed_to_an_operator_and_opened_by_the_playbook(
     eventually(lambda: host.file("/run/cordon/unlock/scribe").exists, 60)
 
     wrong = play("unlock", vault_passwords={"scribe": "not the one"})
-    assert wrong.returncode != 0 and "wrong password, 4 more" in wrong.stdout
+    assert wrong.returncode != 0 and "wrong password, 4 more" in said(wrong)
     stranger = play("unlock", vault_passwords={"scribe": PASSWORD, "nobody": "x"})
-    assert stranger.returncode != 0 and "has an agent with vault.unlock: operator of the name nobody" in stranger.stdout
+    assert stranger.returncode != 0 and "has an agent with vault.unlock: operator of the name nobody" in said(stranger)
     eventually(lambda: host.service("cordon-agent@scribe").is_running, 60)
     assert as_agent("scribe", "cat", SCRIBES).stdout == FOUND["vault_secrets"]["scribe"]["notes_key"]
     again = play("unlock", vault_passwords={"scribe": PASSWORD})
     assert again.returncode == 0 and "changed=0" in again.stdout
     for done in (wrong, stranger, again):
-        assert PASSWORD not in done.stdout + done.stderr
+        assert PASSWORD not in said(done)
 
 
 def test_it_is_handed_back_while_it_waits_and_everything_is_as_it_was_found(

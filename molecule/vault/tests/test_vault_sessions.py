@@ -40,7 +40,7 @@ def one_minute(host: Any) -> Iterator[None]:
     yield
     host.check_output(f"mv {MANIFEST}.before {MANIFEST}")
     host.run("systemctl stop idle-session busy-session typed-session")
-    host.run("systemctl stop cordon-agent@scribe.service")
+    host.run("systemctl stop cordon-agent@scribe.service; systemctl reset-failed cordon-agent@scribe.service")
     host.check_output("systemctl start cordon-agent@scribe.service")
 
 
