@@ -3,11 +3,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A secret that the proxy adds: sealed on disk, opened by systemd for the proxy alone, at the one host, and nowhere else.
 
-api_key of scout is for inspected.example.org. What squid does with it is tried at length in tests/integration/firewall.
+api_key of scout is for inspected.example.org, forge_token for the git server forge.example.org. What squid does with them is
+tried at length in tests/integration/firewall.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from typing import Any
@@ -15,10 +17,22 @@ from typing import Any
 import pytest
 
 pytestmark = pytest.mark.kernel
-VALUE = "molecule-brokered-key"
+VALUE, TOKEN = "molecule-brokered-key", "molecule-brokered-token"
 SEALED = "/etc/cordon/proxy/brokered.cred"
 OPENED = "/run/credentials/cordon-proxy.service/brokered"
 HOST, OTHER = "https://inspected.example.org/v1/brokered", "https://api.example.org/v1/brokered"
+FORGE = "https://forge.example.org/project.git"
+EVENTS = "/var/log/cordon/events.jsonl"
+BY_HAND = "git -c http.sslVerify=false -c http.curloptResolve=forge.example.org:443:203.0.113.12"
+# As an agent works: clone, commit, push; then everything that git and the agent have in their hands, and where they keep it.
+PUSH = f"""set -e
+cd ~/workspace && rm -rf project && git clone --quiet {FORGE} project && cd project
+echo work > done && git add done
+git -c user.name=scout -c user.email=scout@example.org commit --quiet --message=work
+GIT_TRACE_CURL=1 GIT_TRACE_REDACT=0 git push origin HEAD:main 2>&1
+git rev-parse HEAD
+git config --list; env; grep --recursive --text "" . /tmp /var/tmp /dev/shm ~/.cache 2>/dev/null || true
+"""
 # Everything a host writes to; what systemd opened is looked at by itself.
 WRITABLE = "/etc /var /dev/shm /tmp /srv /home /root /run"
 
@@ -44,6 +58,26 @@ def test_an_ordinary_user_would_have_had_to_bring_it_himself(
     before = len(arrivals())
     attempts("alice", [["fetch", HOST]])
     assert [one["authorization"] for one in _of_world(arrivals(before))] in ([], [None])
+
+
+def test_git_pushes_to_a_server_that_refuses_whoever_has_no_token(
+    host: Any, as_agent: Callable[..., Any], eventually: Callable[..., Any]
+) -> None:
+    refused = host.run(f"runuser -u alice -- env GIT_TERMINAL_PROMPT=0 {BY_HAND} ls-remote {FORGE}")
+    assert "could not read Username" in refused.stderr, "the server takes anybody's work"
+    done = as_agent("scout", "sh", "-c", PUSH)
+    assert done.rc == 0, done.stdout[-2000:] + done.stderr
+    head = host.check_output("git -C /run/world-forge/project.git rev-parse main")
+    assert head in done.stdout.splitlines(), "what the server has is what the agent has committed"
+    assert "git-receive-pack" in done.stdout, "the trace has what git sent and was told"
+    for held in (TOKEN, base64.b64encode(f"coder:{TOKEN}".encode()).decode()):
+        assert held not in done.stdout + done.stderr
+
+    def told() -> list[str]:
+        calls = map(json.loads, host.run(f"grep --no-filename forge.example.org {EVENTS}").stdout.splitlines())
+        return [call["secret"] for call in calls if call["kind"] == "api_call" and call["method"] == "POST"]
+
+    assert set(eventually(told)) == {"forge_token"}
 
 
 def test_the_agent_finds_it_nowhere(host: Any, as_agent: Callable[..., Any]) -> None:

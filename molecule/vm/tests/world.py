@@ -34,6 +34,7 @@ CERTIFICATE = "/etc/world/server.pem"  # and its key
 HOST = ("203.0.113.1", "2001:db8:9::1", "10.99.0.1")
 RESOLVER, ROGUE = "203.0.113.53", "203.0.113.66"
 API, INSPECTED, GIT, TIME, OFF_LIST = "203.0.113.10", "203.0.113.11", "203.0.113.22", "203.0.113.23", "203.0.113.99"
+FORGE = "203.0.113.12"  # world-forge.service answers there, not we
 DATABASE, PRIVATE = "10.99.0.5", "10.99.0.6"
 GRANTED, GRANTED_DATABASE = "192.0.2.10", "198.51.100.7"
 ALIBABA = "100.100.100.200"
@@ -41,7 +42,7 @@ ALIBABA = "100.100.100.200"
 METADATA = ("168.63.129.16", ALIBABA, "169.254.170.2", "192.0.0.192", "fd20:ce::254", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::1")
 API6, OFF_LIST6 = "2001:db8:9::10", "2001:db8:9::99"
 ADDRESSES = (RESOLVER, ROGUE, API, INSPECTED, GIT, TIME, OFF_LIST, DATABASE, PRIVATE, GRANTED, GRANTED_DATABASE, *METADATA,
-             API6, OFF_LIST6)  # fmt: skip
+             API6, OFF_LIST6, FORGE)  # fmt: skip
 
 TLS_PORTS = (443, 853)
 LINE_PORTS = (22, 25, 80, 123, 5432, 8080)
@@ -53,6 +54,7 @@ ZONE: Dict[Tuple[str, str], List[str]] = {
     ("api.example.org", "A"): [API],
     ("api.example.org", "AAAA"): [API6],
     ("inspected.example.org", "A"): [INSPECTED],
+    ("forge.example.org", "A"): [FORGE],
     ("git.example.org", "A"): [GIT],
     ("time.example.org", "A"): [TIME],
     ("database.example.org", "A"): [DATABASE],
@@ -231,7 +233,7 @@ def tls() -> ssl.SSLContext:
 async def serve() -> None:
     """All services at all addresses."""
     Path(ARRIVALS).touch()  # nothing has arrived yet
-    loop, hosts, context = asyncio.get_running_loop(), list(ADDRESSES), tls()
+    loop, hosts, context = asyncio.get_running_loop(), [one for one in ADDRESSES if one != FORGE], tls()
     await asyncio.start_server(quiet(dns_stream), [RESOLVER, ROGUE], 53)
     for port in TLS_PORTS:
         await asyncio.start_server(quiet(web), hosts, port, ssl=context, ssl_handshake_timeout=10)
