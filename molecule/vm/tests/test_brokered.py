@@ -24,15 +24,16 @@ HOST, OTHER = "https://inspected.example.org/v1/brokered", "https://api.example.
 FORGE = "https://forge.example.org/project.git"
 EVENTS = "/var/log/cordon/events.jsonl"
 BY_HAND = "git -c http.sslVerify=false -c http.curloptResolve=forge.example.org:443:203.0.113.12"
-# As an agent works: clone, commit, push; then everything that git and the agent have in their hands, and where they keep it.
+# As an agent works: clone, commit, push; then what git was told, and what git and the agent have in their hands.
 PUSH = f"""set -e
 cd ~/workspace && rm -rf project && git clone --quiet {FORGE} project && cd project
-echo work > done && git add done
+date +%N > done && git add done
 git -c user.name=scout -c user.email=scout@example.org commit --quiet --message=work
 GIT_TRACE_CURL=1 GIT_TRACE_REDACT=0 git push origin HEAD:main 2>&1
 git rev-parse HEAD
-git config --list; env; grep --recursive --text "" . /tmp /var/tmp /dev/shm ~/.cache 2>/dev/null || true
+git config --list; env
 """
+SEARCH = "grep --recursive --files-with-matches --text --fixed-strings --file=-"
 # Everything a host writes to; what systemd opened is looked at by itself.
 WRITABLE = "/etc /var /dev/shm /tmp /srv /home /root /run"
 
@@ -72,6 +73,7 @@ def test_git_pushes_to_a_server_that_refuses_whoever_has_no_token(
     assert "git-receive-pack" in done.stdout, "the trace has what git sent and was told"
     for held in (TOKEN, base64.b64encode(f"coder:{TOKEN}".encode()).decode()):
         assert held not in done.stdout + done.stderr
+        assert host.run(f"printf %s {held} | {SEARCH} /srv/agents /tmp /var/tmp /dev/shm").stdout == ""
 
     def told() -> list[str]:
         calls = map(json.loads, host.run(f"grep --no-filename forge.example.org {EVENTS}").stdout.splitlines())
@@ -107,8 +109,7 @@ def test_it_lies_in_the_clear_in_no_file(host: Any) -> None:
     """The words go by standard input, so as not to be found in /proc."""
     sealed = host.file(SEALED)
     assert (sealed.user, sealed.mode) == ("root", 0o600)
-    search = "grep --recursive --files-with-matches --text --fixed-strings --file=-"
-    found = host.run(f"printf %s {VALUE} | {search} {WRITABLE}").stdout
+    found = host.run(f"printf %s {VALUE} | {SEARCH} {WRITABLE}").stdout
     # The world writes down what arrives.
     assert set(found.split()) == {OPENED, "/run/world/arrivals.jsonl"}
     assert VALUE not in host.check_output("journalctl --no-pager --output=cat")
