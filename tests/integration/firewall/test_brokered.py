@@ -330,7 +330,8 @@ def test_squid_reads_the_longest_value_that_is_accepted(tmp_path, character):
         lengths = [n for n in range(5000) if not _brokered.mistakes([secret], {"two": {secret.name: character * n}})]
         (tmp_path / "brokered").write_text(_brokered.render([secret], {"two": {secret.name: character * max(lengths)}}))
         (tmp_path / "squid.conf").write_text(f"http_port 127.0.0.1:3999\ninclude {tmp_path}/brokered\n")
-        done = subprocess.run(["squid", "-k", "parse", "-f", tmp_path / "squid.conf"], capture_output=True, text=True, check=False)
+        parse = ["squid", "-k", "parse", "-f", tmp_path / "squid.conf"]
+        done = subprocess.run(parse, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{max(lengths)}: {[line[:80] for line in done.stderr.splitlines() if 'FATAL' in line]}"
 
 

@@ -122,7 +122,8 @@ def test_a_password_that_a_restore_needs_is_missed_before_anything_is_replaced(h
 
 def repacked(script: str) -> None:
     """Unpack the archive, change what is in it, and pack it again."""
-    sh(f"mkdir /srv/repacked; cd /srv/repacked && tar -xf {ARCHIVE} && {script} && tar --sparse -cf {ARCHIVE} *; rm -rf /srv/repacked")
+    unpack, pack = f"tar -xf {ARCHIVE}", f"tar --sparse -cf {ARCHIVE} *"
+    sh(f"mkdir /srv/repacked; cd /srv/repacked && {unpack} && {script} && {pack}; rm -rf /srv/repacked")
 
 
 SCOUT = "/var/lib/cordon/vault/scout"
@@ -147,7 +148,7 @@ def test_what_no_backup_has_is_refused_before_it_is_read(filled: Host, script: s
     before = state_of_disk()
     for state in ("rehearsed", "restored"):
         with pytest.raises(Failed, match=r"x.tar: scout\S* is not what a backup has there.*nothing was changed"):
-            filled.module("vault_backup", wrap=["timeout", "60"], agents=[filled.agent()], state=state, archive=ARCHIVE, seal="host")
+            backup(filled, state, wrap=["timeout", "60"])
         assert state_of_disk() == before
     assert filled.read() == SECRETS
 
@@ -160,7 +161,8 @@ def test_an_archive_that_is_cut_off_is_refused(host: Host) -> None:
     agents = [host.agent(unlock="operator")]
     backup(host, "saved", agents=agents)
     # gocryptfs's own files first, then the secrets, of which the last is taken.
-    repacked("set -- $(ls -d scout/* | grep -v /gocryptfs); cd . && tar --no-recursion -cf x scout scout/gocryptfs.* $* && mv x /srv/x")
+    order = "scout scout/gocryptfs.* $(ls -d scout/* | grep -v /gocryptfs)"
+    repacked(f"tar --no-recursion -cf /srv/x {order}")
     shutil.move("/srv/x", ARCHIVE)
     whole = Path(ARCHIVE).read_bytes()
     before = state_of_disk()
