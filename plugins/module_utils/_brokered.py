@@ -18,8 +18,8 @@ CREDENTIAL = "brokered"  # systemd's name for it, which systemd-creds seals into
 SEALED = "/etc/cordon/proxy/brokered.cred"
 INCLUDED = f"/run/credentials/cordon-proxy.service/{CREDENTIAL}"
 
-# squid reads a line of at most 8191 bytes, and servers take headers of about 8 KiB.
-LONGEST = 4096
+# squid ends at a quoted word that is longer (CONFIG_LINE_LIMIT in its ConfigParser.h), and with it the proxy of all agents.
+LONGEST = 2047
 _VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
 _HEAD = re.compile(r"^# ([a-z][a-z0-9_]*)/([a-z][a-z0-9_]*)$", re.M)
 
@@ -66,22 +66,25 @@ def mistakes(secrets: Sequence[Secret], values: Mapping[str, Any]) -> List[str]:
     for secret in secrets:
         given = values.get(secret.agent)
         value = given.get(secret.name) if isinstance(given, Mapping) else None
-        wrong = _mistake(value)
+        wrong = _mistake(secret, value)
         if wrong:
             found.append(f"{secret.agent}.{secret.name}: {wrong}")
     return found
 
 
-def _mistake(value: Any) -> str:
+def _mistake(secret: Secret, value: Any) -> str:
     if value is None:
         return "no value; the manifest declares it, so give one from your secret store"
     if not isinstance(value, str):
         return f"the value is of type {type(value).__name__}, not text: put it in quotes"
-    if not value or len(value) > LONGEST:
-        return f"the value has {len(value)} characters: a header holds 1 to {LONGEST}"
+    if not value:
+        return "the value is empty"
     if not _VALUE.fullmatch(value):
         return ("the value has a line break, a space at an end or another character that no header holds: take it away in the "
                 "lookup, e.g. by the filter trim")
+    length = len(_formatted(_field(secret, value)))
+    if length > LONGEST:
+        return f"the header would have {length} characters, of which squid reads {LONGEST}; a % counts as two"
     return ""
 
 
@@ -120,8 +123,13 @@ def _field(secret: Secret, value: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    # squid takes the quotes away, then reads \ as an escape and % as a macro.
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    # squid replaces ${process_name} and the like before all else, then takes the quotes away and reads \ as an escape.
+    return _formatted(text).replace("\\", "\\\\").replace('"', '\\"').replace("${", "$\\{")
+
+
+def _formatted(text: str) -> str:
+    # What is in the quotes is a logformat, in which % begins a code.
+    return text.replace("%", "%%")
 
 
 def parts(text: str) -> Dict[str, str]:

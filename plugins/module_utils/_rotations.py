@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pwd
@@ -47,7 +48,10 @@ def append(found: List[Dict[str, Any]]) -> None:
             size = os.fstat(handle).st_size
             cut_off = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
             lines = "".join(json.dumps(entry, sort_keys=True) + "\n" for entry in found)
-            os.write(handle, (("\n" if cut_off else "") + lines).encode())
+            data = (("\n" if cut_off else "") + lines).encode()
+            # In one call, so that others who add lines do not come between. A full disk takes a part of it without an error.
+            if os.write(handle, data) != len(data):
+                raise OSError(errno.ENOSPC, "what was done is not recorded in whole", HISTORY)
             os.fsync(handle)
         finally:
             os.close(handle)

@@ -24,6 +24,8 @@ PUT_AWAY = "move the vault and its key to the backups"
 DELETE = "delete the vault and its key"
 REMOVE_POINT = "remove the mount point"
 
+LARGEST = 1 << 20  # bytes; configurations, sealed keys and escrows have a few hundred to a few thousand
+
 
 def now() -> str:
     """The time in names of backups."""
@@ -154,6 +156,13 @@ def save(run: Run, places: List[_vault.Place], archive: str) -> bool:
     return rc == 0
 
 
+def _cut_off(archive: str) -> bool:
+    """Whether the two blocks of zeros are missing that end a tar file (tar(5)): cut between two members it is whole to tar."""
+    with open(archive, "rb") as stream:
+        stream.seek(max(0, os.path.getsize(archive) - 1024))
+        return stream.read() != bytes(1024)
+
+
 class Unpacked:
     """One agent's vault out of an archive, or out of a directory of the backups, beside the vaults in use."""
 
@@ -167,10 +176,15 @@ class Unpacked:
     def __enter__(self) -> Unpacked:
         private_directory(_vault.BACKUPS)
         _clear(self._run, self._top)
-        if os.path.isdir(self._archive):
-            self._copy()
-        else:
-            self._extract()
+        try:
+            if os.path.isdir(self._archive):
+                self._copy()
+            else:
+                self._extract()
+            self._check()
+        except BaseException:  # half an archive has perhaps filled the disk
+            _clear(self._run, self._top)
+            raise
         return self
 
     def _copy(self) -> None:
@@ -183,12 +197,27 @@ class Unpacked:
         private_directory(self._top)
         name = self._place.name
         pattern = [name, *(os.path.basename(path) for path in beside(self._place))]
+        if _cut_off(self._archive):
+            raise _vault.VaultError(f"{self._archive} is cut off, or no tar file: its end is missing")
         listed = must(self._run, ["tar", "--list", f"--file={self._archive}"]).splitlines()
         wanted = [member for member in pattern if member in listed or f"{member}/" in listed]
         if name not in wanted:
             raise _vault.VaultError(f"{self._archive} has no vault of agent {name}")
         argv = ["tar", "--extract", f"--file={self._archive}", "--same-owner", "--numeric-owner", "--same-permissions"]
         must(self._run, [*argv, f"--directory={self._top}", "--", *wanted])
+
+    def _check(self) -> None:
+        """VaultError for what save() has not written: a link leads into the vault in use, a FIFO has no end."""
+        seen = os.lstat(self.cipher)
+        odd = [] if stat.S_ISDIR(seen.st_mode) else [self.cipher]
+        own = [f"{self.cipher}/{name}" for name in sorted(_gocryptfs.OWN_FILES)]
+        for path in [] if odd else [*own, *map(self.path, beside(self._place))]:
+            if os.path.lexists(path):
+                seen = os.lstat(path)
+                odd += [] if stat.S_ISREG(seen.st_mode) and seen.st_size <= LARGEST else [path]
+        if odd:
+            names = ", ".join(os.path.relpath(path, self._top) for path in odd)
+            raise _vault.VaultError(f"{self._archive}: {names} is not what a backup has there; nothing was changed")
 
     def __exit__(self, *_error: object) -> None:
         _clear(self._run, self._top)

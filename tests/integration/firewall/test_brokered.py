@@ -27,7 +27,8 @@ from .network import AGENT, ORDINARY, OTHER_AGENT, Network, agent, named, withou
 from .proxy_host import FILES, NAMES, USER, WORLD, ProxyHost
 
 PORT, OTHER_PORT = 9443, 9444
-KEY, ODD, TOKEN = "sk-canary-0123456789", "canary-\\q\"u%o%%te's $x #y \\", "ghp-canary-token"
+KEY, TOKEN = "sk-canary-0123456789", "ghp-canary-token"
+ODD = "canary-\\q\"u%o%%te's $x #y ${process_name} $\\{service_name} \\"
 BEARER = f"Bearer {KEY}"
 BASIC = "Basic " + base64.b64encode(f"x-access-token:{TOKEN}".encode()).decode()
 CANARIES = [KEY, "canary-", TOKEN, BASIC.split()[1]]
@@ -320,6 +321,18 @@ def test_a_fault_in_the_secrets_is_told_without_them(host):
             assert not clear(done.stdout + done.stderr)
     finally:
         path.write_text(good)
+
+
+@pytest.mark.parametrize("character", ["a", "%", '"', "\\", "$", "{"])
+def test_squid_reads_the_longest_value_that_is_accepted(tmp_path, character):
+    """One that it did not read would keep the proxy of all agents from its next start."""
+    for secret in (*_brokered.declared([TWO]), _brokered.declared([TWO])[0]._replace(prefix='%"' * 400, header="X" * 64)):
+        lengths = [n for n in range(5000) if not _brokered.mistakes([secret], {"two": {secret.name: character * n}})]
+        (tmp_path / "brokered").write_text(_brokered.render([secret], {"two": {secret.name: character * max(lengths)}}))
+        (tmp_path / "squid.conf").write_text(f"http_port 127.0.0.1:3999\ninclude {tmp_path}/brokered\n")
+        parse = ["squid", "-k", "parse", "-f", tmp_path / "squid.conf"]
+        done = subprocess.run(parse, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{max(lengths)}: {[line[:80] for line in done.stderr.splitlines() if 'FATAL' in line]}"
 
 
 def test_an_agent_that_is_gone_leads_its_secret_to_nobody(host):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,6 +118,75 @@ def test_a_password_that_a_restore_needs_is_missed_before_anything_is_replaced(h
     assert state_of_disk() == before
     backup(host, state, agents=agents, master_keys=masters, passwords={"scout": "new"})
     assert host.read(password="old" if state == "rehearsed" else "new") == SECRETS
+
+
+def repacked(script: str) -> None:
+    """Unpack the archive, change what is in it, and pack it again."""
+    unpack, pack = f"tar -xf {ARCHIVE}", f"tar --sparse -cf {ARCHIVE} *"
+    sh(f"mkdir /srv/repacked; cd /srv/repacked && {unpack} && {script} && {pack}; rm -rf /srv/repacked")
+
+
+SCOUT = "/var/lib/cordon/vault/scout"
+STRANGE = {
+    "the vault is a link to the one in use": f"rm -r scout; ln -s {SCOUT} scout",
+    "the vault is a file": "rm -r scout; touch scout",
+    "its key is a FIFO": "rm scout.cred; mkfifo scout.cred",
+    "its key is a link": "rm scout.cred; ln -s /etc/cordon/vault/scout.cred scout.cred",
+    "its key is a device": "rm scout.cred; mknod scout.cred c 1 5",
+    "its key is endless": "truncate -s 100G scout.cred",
+    "its configuration is a FIFO": "rm scout/gocryptfs.conf; mkfifo scout/gocryptfs.conf",
+    "its configuration is a link": f"ln -sf {SCOUT}/gocryptfs.conf scout/gocryptfs.conf",
+    "its IV is a FIFO": "rm scout/gocryptfs.diriv; mkfifo scout/gocryptfs.diriv",
+    "its escrow is a link": "ln -s /etc/shadow scout.age",
+}
+
+
+@pytest.mark.parametrize("script", STRANGE.values(), ids=STRANGE.keys())
+def test_what_no_backup_has_is_refused_before_it_is_read(filled: Host, script: str) -> None:
+    backup(filled, "saved")
+    repacked(script)
+    before = state_of_disk()
+    for state in ("rehearsed", "restored"):
+        with pytest.raises(Failed, match=r"x.tar: scout\S* is not what a backup has there.*nothing was changed"):
+            backup(filled, state, wrap=["timeout", "60"])
+        assert state_of_disk() == before
+    assert filled.read() == SECRETS
+
+
+def test_an_archive_that_is_cut_off_is_refused(host: Host) -> None:
+    """Between two files tar takes the end for the end, and what is left of the vault decrypts."""
+    given: dict[str, Any] = {"unlock": "operator", "scrypt_log_n": 10, "passwords": {"scout": "pw"}}
+    host.vault(**given)
+    host.secrets({f"token{number}": "x" * 700 for number in range(9)}, passwords=given["passwords"])
+    agents = [host.agent(unlock="operator")]
+    backup(host, "saved", agents=agents)
+    # gocryptfs's own files first, then the secrets, of which the last is taken.
+    order = "scout scout/gocryptfs.* $(ls -d scout/* | grep -v /gocryptfs)"
+    repacked(f"tar --no-recursion -cf /srv/x {order}")
+    shutil.move("/srv/x", ARCHIVE)
+    whole = Path(ARCHIVE).read_bytes()
+    before = state_of_disk()
+    last = 512 * int(sh(f"tar --list --block-number -f {ARCHIVE}").stdout.splitlines()[-2].split()[1].rstrip(":"))
+    for end in (last, last + 700, 300, 0):
+        Path(ARCHIVE).write_bytes(whole[:end])
+        with pytest.raises(Failed, match=r"x.tar is cut off"):
+            backup(host, "restored", agents=agents, passwords=given["passwords"])
+        assert {**state_of_disk(), ARCHIVE: ""} == {**before, ARCHIVE: ""}, "half of it stayed on the disk"
+    Path(ARCHIVE).write_bytes(whole)
+    backup(host, "rehearsed", agents=agents, passwords=given["passwords"])
+
+
+def test_a_full_disk_is_left_as_it_was(filled: Host) -> None:
+    backup(filled, "saved")
+    repacked("head -c 3000000 /dev/urandom > scout/big")
+    sh(f"mkdir /srv/away; mv {BACKUPS}/* /srv/away; mount -t tmpfs -o size=1m tmpfs {BACKUPS}")
+    try:
+        with pytest.raises(Failed, match=r"tar --extract.*No space left on device"):
+            backup(filled, "restored", "/srv/away/x.tar")
+        assert [path.name for path in BACKUPS.iterdir()] == [".lock"]
+    finally:
+        sh(f"umount {BACKUPS}; rm -rf /srv/away")
+    assert filled.read() == SECRETS
 
 
 def test_a_vault_that_was_put_away_comes_back(filled: Host) -> None:

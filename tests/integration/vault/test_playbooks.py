@@ -176,7 +176,11 @@ def test_everything_is_rotated_where_some_hosts_were_done_before(host: Host) -> 
         ({}, "Say whose, what and why"),
         ({"rotate": "secrets"}, "Say whose, what and why"),
         ({"rotate": "password", "rotate_reason": " "}, "Say whose, what and why"),
+        ({"rotate": "password", "rotate_reason": None}, "Say whose, what and why"),
+        ({"rotate": "password", "rotate_agents": None}, "Say whose, what and why"),
         ({"rotate": "password", "rotate_agents": ["nobody"]}, "The manifest has no agent nobody"),
+        ({"rotate": "password", "rotate_agents": '["scout"]'}, re.escape('The manifest has no agent [\\"scout\\"].')),
+        ({"rotate": "secrets", "rotate_secrets": "token,tokn"}, "only.scout.tokn: the manifest does not declare it"),
         ({"rotate": "all"}, "value of rotate must be one of"),
     ],
 )
@@ -185,6 +189,21 @@ def test_a_rotation_says_whose_what_and_why(filled: Host, variables: dict[str, A
     with pytest.raises(Refused, match=says):
         rotate(filled, vault_secrets={"scout": NEW}, **variables)
     assert state_of_disk() == before
+
+
+def test_names_may_be_text(filled: Host) -> None:
+    """As -e rotate_agents=scout and a survey of AWX give them, and as Ansible reads them where it checks the arguments."""
+    host, since = filled, len(filled.rotations())
+    rotate(host, rotate="secrets", rotate_agents="scout", rotate_secrets="other, token", vault_secrets={"scout": NEW})
+    assert [what for _agent, what, *_others in recorded(host, since)] == ["secret other", "secret token"]
+    key = {"name": "api_key", "broker": {"host": "api.example.org", "header": "Authorization"}}
+    manifest = [{"name": "scout", "command": ["/bin/true"], "egress": [{"name": "api.example.org"}], "secrets": [key]}]
+    with pytest.raises(Refused, match=r"Nothing was rotated: api_key has a broker"):
+        rotate(host, rotate="secrets", rotate_agents="scout", rotate_secrets="api_key", agent_host_agents=manifest)
+    archive = saved(host, backup_agents="scribe")
+    with pytest.raises(Refused, match=r"has no vault of agent scout"):
+        restore(host, archive, restore_agents="scout", restore_rehearse="true")
+    assert '"scribe": "sealed key"' in restore(host, archive, restore_agents="scribe", restore_rehearse="true")
 
 
 # --- Backup and restore -----------------------------------------------------------------------------
@@ -227,6 +246,31 @@ def test_a_rehearsed_restore_and_a_real_one(filled: Host) -> None:
     assert not host.vault("scout", "scribe")["changed"]
     host.secrets({"token": OLD["token"]})
     assert host.read() == {"token": OLD["token"]}, "the restored vault forgot which secrets are managed"
+
+
+@pytest.mark.parametrize("names", [[], "", None])
+def test_without_a_name_all_are_saved(filled: Host, names: Any) -> None:
+    """A survey's field that nobody filled in is empty, and a backup of nothing would look like one."""
+    archive = saved(filled, backup_agents=names)
+    assert '"scribe": "sealed key"' in restore(filled, archive, restore_agents=["scout", "scribe"], restore_rehearse=True)
+
+
+def test_a_backup_that_cannot_be_fetched_leaves_nothing_on_the_host(filled: Host) -> None:
+    """It would fill the disk, one failing run after another."""
+    for part in ("controller", "controller/agenthost/x"):
+        place = filled.directory / part
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if part == "controller":
+            place.write_text("a file where the directory is to be")
+        else:
+            sh(f"mount -t tmpfs -o size=4k tmpfs {place.parent}; head -c 4096 /dev/zero > {place}")
+        try:
+            with pytest.raises(Refused):
+                judged(filled.playbook("backup", backup_directory=str(filled.directory / "controller")))
+            assert not list(BACKUPS.glob("*.tar*"))
+        finally:
+            sh(f"umount {place.parent}", check=False)
+            sh(f"rm -rf {filled.directory}/controller")
 
 
 def test_a_host_that_lost_everything_gets_its_vaults_back(filled: Host) -> None:

@@ -90,6 +90,15 @@ def test_what_was_written_before_an_error_is_recorded(host: Host) -> None:
     assert error.value.result["rotations"] == host.rotations()[2:]
 
 
+def test_a_record_for_which_the_disk_has_no_room_is_an_error(host: Host) -> None:
+    """A file may grow to some size only, which is as a full disk: what fits is written, and the call succeeds."""
+    host.vault()
+    host.secrets({"token": CANARY})
+    size = Path("/var/lib/cordon/rotations.jsonl").stat().st_size
+    with pytest.raises(Failed, match=r"what was done is not recorded in whole"):
+        host.secrets({"token": f"{CANARY}-new"}, wrap=["prlimit", f"--fsize={size + 60}"])
+
+
 def test_a_check_says_what_would_be_recorded(host: Host) -> None:
     told = []
     host.vault()

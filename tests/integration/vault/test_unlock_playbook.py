@@ -138,3 +138,15 @@ def test_nobody_is_blamed_for_the_agents_of_a_host_that_did_not_answer(place: Pa
     unknown = "ghost" if how == "away" else "ghost, scribe"
     assert f"not judged: {unknown}. No answer from {absent}" in done.stdout
     assert brought(place)["alpha"] == {"notary": PASSWORDS["notary"]}
+
+
+@pytest.mark.parametrize("given", ["canary-of-notary", json.dumps({"notary": "canary-of-notary"}), ["canary-of-notary"], None])
+def test_passwords_that_are_no_mapping_are_refused_unseen(place: Path, unlock: Unlock, given: Any) -> None:
+    """A survey of AWX gives text. Letter by letter it would be taken for agents that no host has, and be shown."""
+    done = unlock(vault_passwords=given)
+    assert brought(place) == {}
+    if given is None:
+        assert done.returncode == 0 and "not in vault_passwords: notary" in done.stdout
+    else:
+        assert failed(done) == set(VAULTS) and "vault_passwords is to be a mapping" in done.stdout, done.stdout
+        assert "of the name" not in done.stdout

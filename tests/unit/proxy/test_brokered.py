@@ -71,8 +71,10 @@ def test_an_agent_cannot_read_what_it_has_no_file_for() -> None:
     [
         (None, "no value; the manifest declares it"),
         (5, "of type int"),
-        ("", "has 0 characters"),
-        ("x" * 4097, "has 4097 characters"),
+        ("", "the value is empty"),
+        ("x" * 2041, "would have 2048 characters, of which squid reads 2047"),
+        ("%" * 1021, "would have 2049 characters"),
+        ("x" * 65536, "would have 65543 characters"),
         ("a\nb", "a line break"),
         (f"{CANARY}\n", "a line break"),
         (f" {CANARY}", "a space at an end"),
@@ -94,6 +96,14 @@ def test_whatever_a_value_is_it_stays_in_its_quotes(value: str) -> None:
     assert inside == f"Bearer {value}"
     assert rest.split() == [f"broker.0.{which}" for which in ("agent", "host", "port")] + ["broker.opened", "!broker.connect",
                                                                                          "!broker.asks"]
+
+
+def test_no_macro_of_squids_own_stands_in_its_text() -> None:
+    """It replaces them in a line before it reads the line (SMP-Related Macros, squid.conf.documented)."""
+    text = _brokered.render(DECLARED[:1], {"scout": {"key": "${process_name}$${service_name}"}})
+    assert "${" not in text
+    (line,) = [line for line in text.splitlines() if line.startswith("request_header_add")]
+    assert _quoted(line.split(" ", 2)[2])[0] == "Bearer ${process_name}$${service_name}"
 
 
 def _quoted(text: str) -> tuple[str, str, str]:
