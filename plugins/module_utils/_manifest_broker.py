@@ -18,6 +18,8 @@ FRAME = frozenset({
     "connection", "content-encoding", "content-length", "content-type", "expect", "forwarded", "host", "keep-alive",
     "max-forwards", "te", "trailer", "transfer-encoding", "upgrade", "via", "x-forwarded-for",
 })
+# What squid's request_header_access means many headers by.
+SQUIDS = frozenset({"all", "other"})
 ASCII = re.compile(r"[ -~]*")
 
 
@@ -29,6 +31,8 @@ def read_header(value: Any, place: Place) -> str:
     elif text.lower() in FRAME or text.lower().startswith("proxy-"):
         place.refuse(f"{text} tells how the request is carried, and no secret belongs there",
                      "write the header that the service reads its key from, e.g. Authorization")
+    elif text.lower() in SQUIDS:
+        place.refuse(f"{text} is squid's word for many headers", "write the header that the service reads its key from")
     return text
 
 
