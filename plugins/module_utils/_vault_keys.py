@@ -26,7 +26,7 @@ from typing import Any, List, NamedTuple, Optional, Set, Tuple
 
 from . import _gocryptfs, _vault
 from ._vault_disk import private_directory, read, remove, rename, write
-from ._vault_open import IDLE, ROOM, Key, Run, candidates, mounted, not_opened
+from ._vault_open import IDLE, ROOM, Key, Run, candidates, hidden, mounted, not_opened, stored
 
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _AT_FDCWD = -100  # fcntl.h
@@ -288,14 +288,28 @@ class Keys:
         ]
         with mounted(self._run, argvs[0], points[0], f"{self._place.source}-old", old_line), \
                 mounted(self._run, argvs[1], points[1], f"{self._place.source}-new", new_line):
-            self._must(["cp", "--archive", "--no-target-directory", "--", *points], "")
+            self._copy_files(points)
             before, after = (_tree(point) for point in points)
+        lost = _entries(self._place.cipher) - (len(before) - 1)
+        if lost > 0:
+            raise _vault.VaultError(hidden(self._place, lost))
         if before != after:
             unlike = sorted({item[0] for item in before ^ after})
             raise _vault.VaultError(
                 f"vault of agent {name}: the copy differs from it in {', '.join(unlike[:5])}, so the old one stays. Was it "
                 f"written to meanwhile? Close it and run this again"
             )
+
+    def _copy_files(self, points: List[str]) -> None:
+        try:
+            self._must(["cp", "--archive", "--no-target-directory", "--", *points], "")
+        except _vault.VaultError as error:
+            damaged = (
+                ". A file with an input/output error is damaged: a secret is written anew by vault_secrets (the role); what is the "
+                "agent's own must be removed, or the vault restored from a backup"
+            )
+            why = damaged if "Input/output error" in str(error) else ""
+            raise _vault.VaultError(f"vault of agent {self._place.name}: it was not copied, and stays as it is: {error}{why}") from error
 
     def _decrypts(self, master: str, config: str) -> bool:
         """Whether the vault is of this master key; the config says of which cipher.
@@ -312,8 +326,7 @@ class Keys:
         rc, found, err = self._run([*apart, *argv], data=f"{master}\n")
         if rc != 0:
             raise _vault.VaultError(_gocryptfs.failure(f"{self._place.cipher} was not opened by a master key", rc, err))
-        stored = {name for name in os.listdir(self._place.cipher) if not name.endswith(".name")} - _gocryptfs.OWN_FILES
-        return found.endswith("r") or found == "x" * len(stored)
+        return found.endswith("r") or found == "x" * len(stored(self._place.cipher))
 
     def _gocryptfs(self, argv: List[str], data: str, what: str) -> None:
         rc, out, err = self._run(argv, data=data)
@@ -359,6 +372,17 @@ def _sync(directory: str) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def _entries(cipher: str) -> int:
+    """How many files and directories an encrypted directory holds, at all depths."""
+    found, pending = 0, [cipher]
+    while pending:
+        inside = pending.pop()
+        names = [f"{inside}/{name}" for name in stored(inside)]
+        found += len(names)
+        pending += [path for path in names if stat.S_ISDIR(os.lstat(path).st_mode)]
+    return found
 
 
 def _tree(top: str) -> Set[Tuple[Any, ...]]:

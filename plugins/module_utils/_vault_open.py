@@ -148,6 +148,24 @@ def not_opened(place: Place, tried: List[str]) -> str:
     )
 
 
+def stored(directory: str) -> List[str]:
+    """The names in an encrypted directory, without the files that gocryptfs keeps for itself.
+
+    An encrypted name is base64url and has no dot; one too long for that lies as gocryptfs.longname.HASH, beside HASH.name.
+    """
+    found = os.listdir(directory)
+    return [name for name in found if "." not in name or (name.startswith("gocryptfs.longname.") and not name.endswith(".name"))]
+
+
+def hidden(place: Place, number: int) -> str:
+    """What to say of names that do not decrypt: gocryptfs lists a directory without them, as if they had never been."""
+    return (
+        f"vault of agent {place.name}: {number} of the names in it do not decrypt, and gocryptfs passes over them: a "
+        f"gocryptfs.diriv in {place.cipher}, or a name, is damaged. Nothing was changed, and the files are still there: put it "
+        f"back from a backup (docs/vault.md, When it does not open), or move {place.cipher} away to start an empty vault"
+    )
+
+
 @contextmanager
 def opened(run: Run, place: Place, read_only: bool, passwords: Sequence[str] = ()) -> Iterator[int]:
     """Open a vault under ROOM and yield a descriptor of its top directory.

@@ -266,6 +266,9 @@ class Job:
         if empty and (check or not wanted):
             return _vault_secrets.changes(wanted, {}, [])
         with _vault_open.opened(run, place, check, self._given(place.name)) as top:
+            lost = len(_vault_open.stored(place.cipher)) - len(os.listdir(top))
+            if lost > 0:  # they would be written beside the ones that are only hidden
+                raise _vault.VaultError(_vault_open.hidden(place, lost))
             changes = self._differences(top, wanted)
             if changes and not check:
                 self._write(place, top, changes, wanted)

@@ -150,6 +150,44 @@ def test_a_damaged_copy_is_made_again(filled: Host) -> None:
     assert filled.read() == SECRETS
 
 
+def test_a_damaged_number_of_a_directory_loses_no_file(filled: Host) -> None:
+    """With it gocryptfs shows the directory without its files, and says so in a log only: a copy would be an empty one."""
+    host, top = filled, CIPHER / "gocryptfs.diriv"
+    with host.opened() as point:
+        own = host.make_own(point)
+        host.as_agent(f"mkdir {own}/notes && echo mine > {own}/notes/{'a' * 200}")
+    (deep,) = (path for path in CIPHER.rglob("gocryptfs.diriv") if list(path.parent.glob("gocryptfs.longname.*")))
+    for path, many in ((top, 4), (deep, 1)):  # 4: what lies below is hidden too
+        kept = path.read_bytes()
+        overwrite(path, 3, bytes([kept[3] ^ 1]))
+        before = state_of_disk()
+        with pytest.raises(Failed, match=rf"{many} of the names in it do not decrypt.*Nothing was changed.*from a backup"):
+            host.vault(renew="master")
+        for check in (True, False):
+            if path == top:
+                with pytest.raises(Failed, match=r"2 of the names in it do not decrypt.*move /var/lib/cordon/vault/scout away"):
+                    host.secrets({"token": "another"}, check=check)
+        assert state_of_disk() == before
+        path.write_bytes(kept)  # the remedy
+    host.vault(renew="master")
+    with host.opened():
+        assert host.as_agent(f"cat {own}/notes/*").stdout == "mine\n"
+    assert host.read() == SECRETS
+
+
+def test_a_damaged_file_is_named_by_a_renewal_and_a_secret_is_written_anew(filled: Host) -> None:
+    host = filled
+    (path,) = (path for path in CIPHER.iterdir() if "." not in path.name)
+    overwrite(path, 30, bytes([path.read_bytes()[30] ^ 1]))
+    before = state_of_disk()
+    with pytest.raises(Failed, match=r"it was not copied, and stays as it is: .*scout.old/token.*a secret is written anew by vault_sec"):
+        host.vault(renew="master")
+    assert state_of_disk() == before
+    host.secrets(SECRETS)  # the remedy
+    host.vault(renew="master")
+    assert host.read() == SECRETS
+
+
 @pytest.mark.parametrize("name", ["gocryptfs.conf", "gocryptfs.diriv"])
 def test_a_missing_part_is_no_reason_to_make_the_vault_anew(filled: Host, name: str) -> None:
     host, kept = filled, (CIPHER / name).read_bytes()
