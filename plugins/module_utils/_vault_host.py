@@ -12,9 +12,10 @@ import os
 import pwd
 import stat
 import struct
-from typing import Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from . import _files, _gocryptfs, _vault
+from ._manifest_values import NAME
 from ._mountinfo import at
 from ._vault_keys import Keys
 from ._vault_open import Run
@@ -27,6 +28,27 @@ _CAP_LINUX_IMMUTABLE = 9  # linux/capability.h
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # What a file system says that has no such flag.
 _NO_FLAGS = (errno.ENOTTY, errno.EOPNOTSUPP, errno.EPERM, errno.EINVAL, errno.ENOSYS)
+
+
+def unusable(places: Sequence[_vault.Place]) -> List[str]:
+    """Why these are not the places of agents' vaults.
+
+    The mount table has paths without symbolic links. Under another path an open vault would be taken for a closed one.
+    """
+    names = [place.name for place in places]
+    found = [
+        f"agents: {name!r} is no agent's name: use a lower-case letter, then up to 25 of a-z, 0-9 and _"
+        for name in names
+        if not NAME.fullmatch(name)
+    ]
+    found += [f"agents: {name} is named {names.count(name)} times" for name in sorted(set(names)) if names.count(name) > 1]
+    homes = [(place, os.path.realpath(place.home)) for place in places]
+    return found + [
+        f"agent {place.name}: its home {place.home} is really {real}, and the mount table knows that path only: give that "
+        f"path, or put a bind mount in the place of the symbolic link"
+        for place, real in homes
+        if real != place.home
+    ]
 
 
 def observe(place: _vault.Place) -> _vault.Seen:

@@ -50,7 +50,9 @@ options:
         type: str
         required: true
       home:
-        description: Its home, which must exist. Root must own it, or the agent could replace the mount point.
+        description:
+          - Its home, which must exist. Root must own it, or the agent could replace the mount point.
+          - The path must have no symbolic link in it and no C(/) at its end.
         type: path
         required: true
       unlock:
@@ -327,7 +329,7 @@ class Job:
 
     def _mistakes(self) -> List[str]:
         """What is wrong with the request itself."""
-        params, found = self._params, []
+        params, found = self._params, _vault_host.unusable(self.places)
         for option in ("passwords", "new_passwords"):
             for name, text in params[option].items():
                 why = _vault.unusable_password(text) if isinstance(text, str) else "it is no text: put it in quotes"

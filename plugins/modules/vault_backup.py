@@ -36,7 +36,7 @@ options:
         type: str
         required: true
       home:
-        description: Its home.
+        description: Its home, without a symbolic link in its path.
         type: path
         required: true
       unlock:
@@ -55,8 +55,8 @@ options:
     required: true
   archive:
     description:
-      - The tar file. Its directory is made for root alone where it is missing. To a directory that others may write to
-        nothing is saved.
+      - The tar file, as an absolute path. Its directory is made for root alone where it is missing. To a directory that others may
+        write to nothing is saved.
       - With O(state=rehearsed) and O(state=restored) also a directory C(/var/lib/cordon/vault-backup/NAME-TIME), to which a vault
         was moved.
     type: path
@@ -152,6 +152,14 @@ def _runner(module: AnsibleModule) -> _vault_open.Run:
     return run
 
 
+def _mistakes(params: Dict[str, Any], places: List[_vault.Place]) -> List[str]:
+    """What is wrong with the request itself."""
+    found = _vault_host.unusable(places)
+    if not os.path.isabs(params["archive"]):
+        found.append(f"archive: {params['archive']} is no absolute path")
+    return found
+
+
 def _save(module: AnsibleModule, places: List[_vault.Place]) -> Dict[str, Any]:
     archive = module.params["archive"]
     if not places:
@@ -243,6 +251,9 @@ def main() -> None:
     )
     module.run_command_environ_update = {"LANG": "C", "LC_ALL": "C", "LC_MESSAGES": "C", "LC_CTYPE": "C"}
     places = [_vault.Place(**agent) for agent in module.params["agents"]]
+    mistakes = _mistakes(module.params, places)
+    if mistakes:
+        module.fail_json(msg=f"vault_backup: nothing was changed. {'; '.join(mistakes)}")
     try:
         _vault_open.no_core_dump()
         result = _save(module, places) if module.params["state"] == "saved" else _restore(module, places)

@@ -128,7 +128,7 @@ from ansible_collections.cordon.agent_host.plugins.module_utils import (
     _vault_open,
     _vault_secrets,
 )
-from ansible_collections.cordon.agent_host.plugins.module_utils._manifest_values import OWN
+from ansible_collections.cordon.agent_host.plugins.module_utils._manifest_values import NAME, OWN
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 # O_NONBLOCK: a FIFO swapped in after the stat must not hang the run.
@@ -204,7 +204,8 @@ class Job:
     def mistakes(self) -> List[str]:
         """Every mistake in what was declared and given."""
         declared, values = self._declared, self._module.params["values"]
-        unsafe = [
+        unsafe = [f"declared: {agent!r} is no agent's name" for agent in declared if not NAME.fullmatch(agent)]
+        unsafe += [
             f"{agent}.{name}: not usable as a file name"
             for agent in declared
             for name in declared[agent]

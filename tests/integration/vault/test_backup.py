@@ -63,6 +63,12 @@ def test_a_directory_that_is_missing_is_made_for_root_alone(filled: Host) -> Non
     assert (os.stat("/srv/new").st_mode & 0o777, os.stat("/srv/new/x.tar").st_mode & 0o777) == (0o700, 0o600)
 
 
+def test_an_archive_needs_an_absolute_path(filled: Host) -> None:
+    for state in ("saved", "rehearsed"):
+        with pytest.raises(Failed, match="archive: x.tar is no absolute path"):
+            backup(filled, state, "x.tar")
+
+
 def test_a_host_without_agents_has_nothing_to_save(host: Host) -> None:
     assert not backup(host, "saved", agents=[])["changed"]
     assert not os.path.exists(ARCHIVE)
