@@ -14,7 +14,7 @@ A vault without its key is never made again: that would be the loss.  How a key 
 from __future__ import annotations
 
 import re
-from typing import List, NamedTuple, Optional, Tuple
+from typing import Any, List, Mapping, NamedTuple, Optional, Tuple
 
 CIPHERS = "/var/lib/cordon/vault"
 KEYS = "/etc/cordon/vault"
@@ -262,11 +262,36 @@ def unusable_password(password: str) -> Optional[str]:
     """Why a password cannot be one; gocryptfs reads one line."""
     if not password:
         return "it is empty"
-    if len(password.encode()) > 2000:
+    try:
+        size = len(password.encode())
+    except UnicodeEncodeError:
+        return "it has a character that UTF-8 has no bytes for"
+    if size > 2000:
         return "it is longer than 2000 bytes, and gocryptfs takes no more than 2048"
     if any(character in password for character in "\r\n\0"):
         return "it has a line break or a null byte in it, and gocryptfs reads one line"
     return None
+
+
+def bad_passwords(option: str, given: Mapping[str, Any]) -> List[str]:
+    """What is wrong with the passwords of an option, by agent."""
+    found = [(name, unusable_password(one) if isinstance(one, str) else "it is no text: put it in quotes") for name, one in given.items()]
+    return [f"{option}.{name}: {why}" for name, why in found if why]
+
+
+def master_key(given: Any) -> str:
+    """A master key as gocryptfs-xray prints it, or '' for what is none; gocryptfs also takes capitals, and hyphens within."""
+    plain = given.strip().replace("-", "").lower() if isinstance(given, str) else ""
+    return plain if re.fullmatch(r"[0-9a-f]{64}", plain) else ""
+
+
+def bad_master_keys(given: Mapping[str, Any]) -> List[str]:
+    """What is wrong with the option master_keys."""
+    return [
+        f"master_keys.{name}: it is no master key: give the 64 hexadecimal digits that its escrow decrypts to"
+        for name, key in given.items()
+        if not master_key(key)
+    ]
 
 
 def bad_recipients(recipients: List[str]) -> List[str]:

@@ -253,8 +253,15 @@ class Unpacked:
         else:
             rename(beside_keys, place.cipher)
         kept = finish(place)
-        self._open_by(keys, key, password)
-        self._others()
+        try:
+            self._open_by(keys, key, password)
+            self._others()
+        except (OSError, _vault.VaultError) as problem:
+            was = f", and what was in use in {kept}" if kept else ""
+            raise _vault.VaultError(
+                f"the archive's vault of agent {place.name} is in its place{was}, but the restore is not finished: {problem}. Mend "
+                f"that, and run this again"
+            ) from problem
         return kept
 
     def _open_by(self, keys: Keys, key: Key, password: Optional[str]) -> None:

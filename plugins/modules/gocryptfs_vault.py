@@ -331,9 +331,8 @@ class Job:
         """What is wrong with the request itself."""
         params, found = self._params, _vault_host.unusable(self.places)
         for option in ("passwords", "new_passwords"):
-            for name, text in params[option].items():
-                why = _vault.unusable_password(text) if isinstance(text, str) else "it is no text: put it in quotes"
-                found += [f"{option}.{name}: {why}"] if why else []
+            found += _vault.bad_passwords(option, params[option])
+        found += _vault.bad_master_keys(params["master_keys"])
         strangers = _vault.bad_recipients(params["escrow_recipients"])
         found += [f"escrow_recipients: {one} is no age recipient (age1...)" for one in strangers]
         cost = params["scrypt_log_n"]
@@ -422,7 +421,7 @@ class Job:
                 new = self._password(place) if place.unlock == "operator" else None
                 if place.unlock == "operator" and new is None:
                     raise _vault.VaultError(f"vault of agent {place.name}: passwords.{place.name} is needed: what shall open it")
-                self._do(place, _vault.ADOPT, functools.partial(self.keys(place).adopt, masters[place.name].strip(), new))
+                self._do(place, _vault.ADOPT, functools.partial(self.keys(place).adopt, _vault.master_key(masters[place.name]), new))
                 self._record(place, "renewed", "vault password" if new else "vault key")
         return list(masters) if self.check else []
 

@@ -205,6 +205,8 @@ class Job:
         """Every mistake in what was declared and given."""
         declared, values = self._declared, self._module.params["values"]
         unsafe = [f"declared: {agent!r} is no agent's name" for agent in declared if not NAME.fullmatch(agent)]
+        for option in ("passwords", "new_passwords"):
+            unsafe += _vault.bad_passwords(option, self._module.params[option])
         unsafe += [
             f"{agent}.{name}: not usable as a file name"
             for agent in declared

@@ -102,6 +102,24 @@ def test_a_check_says_what_would_be_recorded(host: Host) -> None:
         assert told[-1] == [{**entry, "time": 0} for entry in done] != []
 
 
+def test_odd_values(host: Host) -> None:
+    host.vault()
+    odd = {"nul": "a\0b", "newline": "\n", "big": "é" * 500_000, "n" * 100: "x\n", "gocryptfs.conf": "z", "raw": "\udcff"}
+    four = [host.secrets(odd, check=check)["changed"] for check in (True, False, False, True)]
+    assert four == [True, True, False, False]
+    with host.opened() as point:
+        assert {path.name: path.read_bytes() for path in point.iterdir()} == {
+            name: value.encode(errors="surrogateescape") for name, value in odd.items()
+        }
+    for check in (True, False):
+        with pytest.raises(Failed, match="vault_secrets.scout.token: the value has a character that UTF-8 has no bytes for"):
+            host.secrets({"token": "half of a pair \ud800"}, check=check)
+        with pytest.raises(Failed, match="passwords.scout: it has a character that UTF-8 has no bytes for"):
+            host.secrets({"token": CANARY}, check=check, passwords={"scout": "\ud800"})
+        with pytest.raises(Failed, match="passwords.scout: it is no text: put it in quotes"):
+            host.secrets({"token": CANARY}, check=check, passwords={"scout": 12345})
+
+
 # --- Locked vaults ----------------------------------------------------------------------------------
 
 
