@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pwd
@@ -47,8 +48,12 @@ def append(found: List[Dict[str, Any]]) -> None:
             size = os.fstat(handle).st_size
             cut_off = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
             lines = "".join(json.dumps(entry, sort_keys=True) + "\n" for entry in found)
-            os.write(handle, (("\n" if cut_off else "") + lines).encode())
+            data = (("\n" if cut_off else "") + lines).encode()
+            if os.write(handle, data) != len(data):  # a disk that is nearly full takes a part of it
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(handle)
+        except OSError as problem:
+            raise OSError(problem.errno, f"{problem.strerror}: what was done is not, or not wholly, recorded in", HISTORY) from problem
         finally:
             os.close(handle)
         os.fsync(parent)

@@ -167,10 +167,14 @@ class Unpacked:
     def __enter__(self) -> Unpacked:
         private_directory(_vault.BACKUPS)
         _clear(self._run, self._top)
-        if os.path.isdir(self._archive):
-            self._copy()
-        else:
-            self._extract()
+        try:
+            if os.path.isdir(self._archive):
+                self._copy()
+            else:
+                self._extract()
+        except BaseException:  # a half of it would keep a full disk full
+            _clear(self._run, self._top)
+            raise
         return self
 
     def _copy(self) -> None:

@@ -27,6 +27,8 @@ def write(path: str, text: str) -> None:
     parent = _files.open_parent(path)
     try:
         _files.write_file(parent, os.path.basename(path), _files.Entry("file", 0o600, 0, 0, text))
+    except OSError as problem:  # of a full disk it does not say which
+        raise OSError(problem.errno, problem.strerror, path) from problem
     finally:
         os.close(parent)
 

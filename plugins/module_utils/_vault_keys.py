@@ -216,18 +216,23 @@ class Keys:
 
     def _wrap(self, old: str, new: Optional[str], master: str, by_master_key: bool) -> None:
         line = secrets.token_hex(32) if new is None else new
-        if new is None:
-            self._store(self._place.next_key, line)
-        self._rewrap(old, line, by_master_key)
-        staged = f"{self._place.staging}/{_gocryptfs.CONFIG}"
-        if self._master_key(staged, line) != master:
-            raise _vault.VaultError(f"vault of agent {self._place.name}: the new key does not open it; the old one is in force")
-        _sync(self._place.staging)
+        try:
+            if new is None:
+                self._store(self._place.next_key, line)
+            staged = self._rewrap(old, line, by_master_key)
+            if self._master_key(staged, line) != master:
+                raise _vault.VaultError(f"vault of agent {self._place.name}: the new key does not open it; the old one is in force")
+            _sync(self._place.staging)
+        except BaseException:  # what is left would hide what the next run is to say of the key that is in force
+            if new is None:
+                remove(self._place.next_key)
+            self._clear()
+            raise
         rename(staged, self._config)
         self._in_force(sealed=new is None)
 
-    def _rewrap(self, old: str, line: str, by_master_key: bool) -> None:
-        """Change the password in a copy of the config, apart from the vault."""
+    def _rewrap(self, old: str, line: str, by_master_key: bool) -> str:
+        """Change the password in a copy of the config, apart from the vault. Return the copy's path."""
         staging = self._place.staging
         self._clear()
         os.mkdir(staging, 0o700)
@@ -236,6 +241,7 @@ class Keys:
         # Twice: a gocryptfs that asks for confirmation gets it, another reads one line only.
         what = f"the key of {self._place.cipher} was not changed"
         self._gocryptfs(argv, f"{old}{line}\n{line}\n", what)
+        return f"{staging}/{_gocryptfs.CONFIG}"
 
     def _in_force(self, sealed: bool) -> None:
         """The vault opens by the new key: give that its place, and forget the old one."""

@@ -92,7 +92,7 @@ def _wait_for(handle: int, lock: str, kind: int, else_: str) -> None:
         except BlockingIOError:
             if time.monotonic() > until:
                 raise VaultError(
-                    f"{else_}: {lock} was held for {LOCK_WAIT:.0f} s. fuser {lock} says by whom; try again"
+                    f"{else_}: {lock} was held for {LOCK_WAIT:.0f} s. lslocks says by whom; try again"
                 ) from None
         time.sleep(0.1)
 

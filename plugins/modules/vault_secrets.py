@@ -294,6 +294,12 @@ class Job:
                 f"vault of agent {place.name}: a directory stands at the name of the secret {changes[len(applied)].name}, and "
                 f"what is in it may be of use to somebody: open the vault, move it away, and run this again"
             ) from None
+        except OSError as problem:
+            name = changes[len(applied)].name
+            raise _vault.VaultError(
+                f"vault of agent {place.name}: the secret {name} was not {'written' if name in wanted else 'removed'}: "
+                f"{problem.strerror}. Look at the disk of {place.cipher} (df, dmesg), and run this again"
+            ) from problem
         finally:
             self._log(_vault_secrets.acts(place.name, applied))
         os.fsync(top)

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,55 @@ def test_a_key_that_is_lost(filled: Host, damage: Callable[[Path], None], says: 
     (KEYS / "scout.cred").write_bytes(kept)
     host.vault()
     assert host.read() == SECRETS
+
+
+# --- A disk that is full ------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def full(top: str) -> Iterator[None]:
+    """A small disk with the content of this directory, and no room on it."""
+    sh(f"rm -rf /srv/before; mkdir -p {top}; cp -a {top} /srv/before")
+    sh(f"mount -t tmpfs -o size=256k,mode=0700 small {top} && cp -a /srv/before/. {top}/")
+    sh(f"dd if=/dev/zero of={top}/.fill.lock bs=4k", check=False)
+    try:
+        yield
+    finally:
+        os.unlink(f"{top}/.fill.lock")
+        sh(f"rm -rf /srv/before; cp -a {top} /srv/before; umount --lazy {top}; find {top} -mindepth 1 -delete; cp -a /srv/before/. {top}/")
+
+
+@pytest.mark.parametrize("top", ["/var/lib/cordon/vault", "/etc/cordon/vault"])
+@pytest.mark.parametrize("renew", ["password", "master"])
+def test_a_renewal_on_a_full_disk_changes_nothing_and_names_the_place(filled: Host, top: str, renew: str) -> None:
+    host = filled
+    with full(top):
+        before = state_of_disk()
+        for _time in range(2):
+            with pytest.raises(Failed, match=rf"(?i)no space left on device: '?{top}|{top}\S*: no space left on device"):
+                host.vault(renew=renew)
+            assert state_of_disk() == before
+    host.vault(renew=renew)
+    assert host.read() == SECRETS
+
+
+def test_secrets_on_a_full_disk_keep_their_values_and_are_named(filled: Host) -> None:
+    host = filled
+    with full(str(CIPHER.parent)):
+        with pytest.raises(Failed, match=r"agent scout: the secret token was not written: No space left on device. Look at .*scout \(df") as error:
+            host.secrets({"token": "y" * 9000})
+        assert error.value.result["rotations"] == []
+        assert host.read() == SECRETS
+    host.secrets({"token": "y" * 9000})
+    assert host.read() == {"token": "y" * 9000}
+
+
+def test_a_record_that_has_no_room_is_an_error(filled: Host) -> None:
+    """The kernel writes the part that has room, and says how much only."""
+    with full("/var/lib/cordon"):
+        with pytest.raises(Failed, match="No space left on device: what was done is not, or not wholly, recorded in: '/var/lib/cordon/rot"):
+            filled.module("vault_secrets", declared={"scout": []}, values={"scout": {}}, reason="long " * 2000)
+    assert filled.read() == {}
 
 
 # --- A new master key that was broken off between the exchange of the vaults and the copy of gocryptfs.conf ---------------
