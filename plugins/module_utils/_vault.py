@@ -165,9 +165,8 @@ def problems(place: Place, seen: Seen, missing_is_planned: bool, password: bool 
 
 def _cipher_problems(place: Place, seen: Seen) -> List[str]:
     if seen.cipher == "damaged":
-        from_copy = f": cp {place.copy} {place.cipher}/gocryptfs.conf" if seen.copy == "differs" else ""
         return [
-            f"{place.cipher}: gocryptfs.conf or gocryptfs.diriv is missing or damaged: restore it from a backup{from_copy}. "
+            f"{place.cipher}: gocryptfs.conf or gocryptfs.diriv is missing or damaged: restore it from a backup. "
             f"Without it the vault cannot be opened; move {place.cipher} away to start an empty vault"
         ]
     if seen.cipher == "half":

@@ -73,7 +73,7 @@ class Keys:
             if master:
                 return key, master
             tried.append(key.origin)
-        raise _vault.VaultError(not_opened(self._place, tried) + broken + self._interrupted() + self._copy_opens())
+        raise _vault.VaultError(not_opened(self._place, tried) + broken + self._interrupted() + self.copy_opens())
 
     def opens(self, line: str) -> bool:
         """Whether this password opens the vault."""
@@ -86,7 +86,7 @@ class Keys:
             return ""
         return f". A change of it was interrupted: give the new password, in passwords.{name} or new_passwords.{name}"
 
-    def _copy_opens(self) -> str:
+    def copy_opens(self) -> str:
         """The remedy where gocryptfs.conf was damaged and the copy of it was not.
 
         The copy may be another vault's: where a new master key was broken off, and after a restore.  Over the only
@@ -94,11 +94,14 @@ class Keys:
         """
         if not os.path.lexists(self._place.copy):
             return ""
-        keys = candidates(self._run, self._place, self._passwords)
-        masters = [self._master_key(self._place.copy, key.line) for key in keys]
-        if any(master is not None and self._decrypts(master, self._place.copy) for master in masters):
-            return f". The copy opens, so gocryptfs.conf was damaged or replaced: cp {self._place.copy} {self._config}"
-        return ""
+        try:
+            keys = candidates(self._run, self._place, self._passwords)
+            masters = [self._master_key(self._place.copy, key.line) for key in keys]
+            if not any(master is not None and self._decrypts(master, self._place.copy) for master in masters):
+                return ""
+        except (OSError, ValueError, _vault.VaultError) as error:
+            return f". Whether the copy of it helps, {self._place.copy}, could not be told: {error}"
+        return f". The copy opens, so gocryptfs.conf was damaged or replaced: cp {self._place.copy} {self._config}"
 
     def _master_key(self, config: str, line: str) -> Optional[str]:
         rc, out, err = self._run(_gocryptfs.master_key_argv(config), data=f"{line}\n")

@@ -389,7 +389,7 @@ class Job:
         seen = [(place, _vault_host.observe(place)) for place in self.places if place.name not in adopted]
         _refuse(
             [
-                problem
+                problem + (self.keys(place).copy_opens() if one.cipher == "damaged" and one.copy == "differs" else "")
                 for place, one in seen
                 for problem in _vault.problems(place, one, self.check, self._has_password(place))
             ]

@@ -297,6 +297,19 @@ def test_the_copy_of_another_vault_is_no_remedy(broken_off: Host) -> None:
     assert "restore it from /etc" not in str(error.value)
 
 
+@pytest.mark.parametrize("given", [{}, {"passwords": {"scout": OLD}}, {"passwords": {"scout": NEW}}])
+def test_the_copy_of_another_vault_is_no_remedy_for_what_cannot_be_read(broken_off: Host, given: dict[str, Any]) -> None:
+    """The damaged one is the only one with the new master key: a bracket of it can be put right by hand."""
+    overwrite(CONF, 0, b"(")
+    before = state_of_disk()
+    for check in (True, False):
+        with pytest.raises(Failed, match="missing or damaged: restore it from a backup") as error:
+            broken_off.vault(check=check, **given, **QUICK)
+        assert not re.search(r"\bcp\b", str(error.value))
+        assert given or "could not be told: vault of agent scout: it is locked" in str(error.value)
+    assert state_of_disk() == before
+
+
 @pytest.mark.parametrize("given", [{"passwords": {"scout": NEW}}, {"new_passwords": {"scout": NEW}}, BOTH])
 def test_the_new_password_finishes_it(broken_off: Host, given: dict[str, Any]) -> None:
     done = broken_off.vault(**given, **QUICK)
