@@ -22,7 +22,7 @@ import os
 import re
 import secrets
 import stat
-from typing import Any, List, NamedTuple, Optional, Set, Tuple
+from typing import Any, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from . import _gocryptfs, _vault
 from ._vault_disk import private_directory, read, remove, rename, write
@@ -75,6 +75,15 @@ class Keys:
             tried.append(key.origin)
         raise _vault.VaultError(not_opened(self._place, tried) + broken + self._interrupted() + self.copy_opens())
 
+    def needed(self, steps: Sequence[str]) -> None:
+        """Look whether there is what these steps need to open a vault, or to make one by a key that is there; else VaultError."""
+        if _vault.SETTLE in steps:
+            self.settling()
+        elif _vault.TO_PASSWORD in steps or _vault.TO_SEALED in steps:
+            self.opening()
+        elif _vault.CREATE in steps and _vault.SEAL not in steps:
+            self._line_for_new()
+
     def opens(self, line: str) -> bool:
         """Whether this password opens the vault."""
         return self._master_key(self._config, line) is not None
@@ -120,9 +129,7 @@ class Keys:
     def create(self) -> None:
         """Make the vault under another name and rename it when it is on disk: it exists whole or not at all."""
         private_directory(_vault.CIPHERS)
-        sealed = self._place.unlock == "sealed"
-        line = next(candidates(self._run, self._place, ())).line if sealed else self._given()
-        self._init(line, self._how.cipher)
+        self._init(self._line_for_new(), self._how.cipher)
         rename(self._place.staging, self._place.cipher)
         self.keep_copy()
 
@@ -133,6 +140,15 @@ class Keys:
         argv = _gocryptfs.init_argv(self._place.staging, self._log_n(), cipher)
         self._gocryptfs(argv, f"{line}\n", f"{self._place.cipher} was not made")
         _sync(self._place.staging)
+
+    def _line_for_new(self) -> str:
+        """What shall open the vault that is to be made."""
+        if self._place.unlock != "sealed":
+            return self._given()
+        try:
+            return next(candidates(self._run, self._place, ())).line
+        except _vault.VaultError as error:
+            raise _vault.VaultError(f"{error}. There is no vault that it opens: for a new one move {self._place.key} away") from error
 
     def _given(self) -> str:
         """The operator's password."""
@@ -206,16 +222,20 @@ class Keys:
         self._wrap(f"{key.line}\n", new, master, by_master_key=False)
 
     def adopt(self, master: str, new: Optional[str]) -> None:
-        """Put a vault of which only the master key is left under a new key or this password.
+        """Put a vault of which only the master key is left under a new key or this password."""
+        self.prove(master)
+        self._wrap(f"{master}\n", new, master, by_master_key=True)
 
-        gocryptfs cannot tell a wrong master key from the right one, and would put it into the config without a word.
+    def prove(self, master: str) -> None:
+        """VaultError where this is not the vault's master key.
+
+        gocryptfs cannot tell a wrong one from the right one, and would put it into the config without a word.
         """
         if not self._decrypts(master, self._config):
             raise _vault.VaultError(
                 f"vault of agent {self._place.name}: the master key given is not its own: what is in the vault does not decrypt. "
                 f"Nothing was changed. Decrypt the escrow that belongs to this vault"
             )
-        self._wrap(f"{master}\n", new, master, by_master_key=True)
 
     def _wrap(self, old: str, new: Optional[str], master: str, by_master_key: bool) -> None:
         line = secrets.token_hex(32) if new is None else new

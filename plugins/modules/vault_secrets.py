@@ -266,7 +266,7 @@ class Job:
             if check:  # the vault would have been made by now
                 return _vault_secrets.changes(wanted, {}, [])
             raise _vault.VaultError(f"agent {place.name} has no vault {place.cipher}: run gocryptfs_vault first") from None
-        if empty and (check or not wanted):
+        if empty and not wanted:
             return _vault_secrets.changes(wanted, {}, [])
         with _vault_open.opened(run, place, check, self._given(place.name)) as top:
             lost = len(_vault_open.stored(place.cipher)) - len(os.listdir(top))

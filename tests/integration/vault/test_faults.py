@@ -33,12 +33,12 @@ def filled(host: Host) -> Host:
     return host
 
 
-def refused(host: Host, says: str) -> str:
+def refused(host: Host, says: str, **arguments: Any) -> str:
     """The module fails with these words, in check mode and for real, and touches nothing."""
     before = state_of_disk()
     for check in (True, False):
         with pytest.raises(Failed, match=says) as error:
-            host.vault(check=check)
+            host.vault(check=check, **arguments)
     assert state_of_disk() == before
     return str(error.value)
 
@@ -215,6 +215,57 @@ def test_a_key_that_is_lost(filled: Host, damage: Callable[[Path], None], says: 
         refused(host, says)
     (KEYS / "scout.cred").write_bytes(kept)
     host.vault()
+    assert host.read() == SECRETS
+
+
+RECIPIENT = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"  # of age's own documentation
+OPERATOR: dict[str, Any] = {"unlock": "operator", "scrypt_log_n": 10}
+WRONG = {"passwords": {"scout": "a guess"}}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"escrow_recipients": [RECIPIENT], **OPERATOR}, "locked. An operator's password opens it, and none was given"),
+        ({"escrow_recipients": [RECIPIENT], **OPERATOR, **WRONG}, "none of password opens it"),
+        (WRONG, "none of password opens it"),  # from an operator to sealed
+        ({"master_keys": {"scout": "0" * 64}}, "the master key given is not its own"),
+        ({"state": "mounted", **OPERATOR, **WRONG}, "none of password opens it"),
+    ],
+)
+def test_a_check_fails_where_the_run_would_for_an_operators_vault(host: Host, arguments: dict[str, Any], says: str) -> None:
+    host.vault(passwords={"scout": "right"}, **OPERATOR)
+    host.secrets(SECRETS, passwords={"scout": "right"})
+    if arguments.get("state"):
+        host.fake_systemd()
+        with pytest.raises(Failed, match=says):
+            host.vault(check=True, **arguments)
+    else:
+        refused(host, says, **arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"renew": "password"}, {"renew": "master"}, {"escrow_recipients": [RECIPIENT]},
+        {"passwords": {"scout": "new"}, **OPERATOR},
+    ],
+)  # fmt: skip
+def test_a_check_fails_where_the_run_would_for_a_damaged_key(filled: Host, arguments: dict[str, Any]) -> None:
+    overwrite(KEYS / "scout.cred", 60, b"~")
+    refused(filled, "cannot be unsealed on this host|none of password opens it", **arguments)
+
+
+def test_a_damaged_key_without_a_vault_is_named_with_the_way_to_a_new_one(host: Host) -> None:
+    host.vault()
+    overwrite(KEYS / "scout.cred", 60, b"~")
+    with pytest.raises(Failed, match="cannot be unsealed on this host"):
+        host.secrets(SECRETS, check=True)
+    shutil.rmtree(CIPHER)
+    refused(host, "There is no vault that it opens: for a new one move /etc/cordon/vault/scout.cred away")
+    shutil.move(KEYS / "scout.cred", "/srv/away")  # the remedy
+    host.vault()
+    host.secrets(SECRETS)
     assert host.read() == SECRETS
 
 
