@@ -113,7 +113,8 @@ class Seen(NamedTuple):
     loose    paths whose owner or mode lets others in, of the encrypted directory and the keys
     mounted  source of what is mounted at the mount point, or None
     stale    whether that mount is a FUSE mount whose process is gone
-    point    absent, directory, other; of the bare mount point; "covered" while something is mounted
+    point    absent, directory, loose (a directory with another owner or mode), other; of the bare mount point; "covered"
+             while something is mounted
     immutable whether the bare mount point is immutable; None where it can neither be told nor set
     inside   names in the bare mount point, but for the notices of _vault_notice
     """
@@ -226,15 +227,15 @@ def steps(place: Place, seen: Seen) -> List[str]:
         (TO_SEALED, sealed and there and not (seen.key or seen.next_key)),
         (CLOSE_OFF, bool(seen.loose)),
         (UNMOUNT_STALE, seen.stale),
-        (MAKE_POINT, seen.point == "absent"),
-        (FIX_POINT, seen.point in ("absent", "directory") and seen.immutable is False),
+        (MAKE_POINT, seen.point in ("absent", "loose")),
+        (FIX_POINT, seen.point in ("absent", "directory", "loose") and seen.immutable is False),
     ]
     return [step for step, needed in wanted if needed]
 
 
 def shortfalls(place: Place, seen: Seen) -> List[str]:
     """Say what cannot be had on this host, though the vault works without it."""
-    if seen.point in ("absent", "directory") and seen.immutable is None:
+    if seen.point in ("absent", "directory", "loose") and seen.immutable is None:
         return [not_immutable(place, "no right to set the flag, or a file system without it")]
     return []
 

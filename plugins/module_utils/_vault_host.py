@@ -25,6 +25,7 @@ _GETFLAGS = 0x80006601 | struct.calcsize("l") << 16
 _SETFLAGS = 0x40006602 | struct.calcsize("l") << 16
 _IMMUTABLE = 0x10
 _CAP_LINUX_IMMUTABLE = 9  # linux/capability.h
+POINT_MODE = 0o555
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # What a file system says that has no such flag.
 _NO_FLAGS = (errno.ENOTTY, errno.EOPNOTSUPP, errno.EPERM, errno.EINVAL, errno.ENOSYS)
@@ -67,7 +68,7 @@ def observe(place: _vault.Place) -> _vault.Seen:
         loose=tuple(_loose(place)),
         mounted=mount.source if mount else None,
         stale=mount is not None and mount.source == place.source and _dead(place.point),
-        point="covered" if covered else _kind(place.point),
+        point="covered" if covered else _point(place.point),
         immutable=None if covered or not _may_set_flags() else _immutable(place.point),
         inside=() if covered or _kind(place.point) != "directory" else tuple(_in_the_clear(place.point)),
     )
@@ -93,6 +94,14 @@ def _kind(path: str) -> str:
     except FileNotFoundError:
         return "absent"
     return "directory" if stat.S_ISDIR(mode) else "other"
+
+
+def _point(path: str) -> str:
+    kind = _kind(path)
+    if kind != "directory":
+        return kind
+    seen = os.lstat(path)
+    return kind if (seen.st_uid, seen.st_gid, stat.S_IMODE(seen.st_mode)) == (0, 0, POINT_MODE) else "loose"
 
 
 def _in_the_clear(point: str) -> List[str]:
@@ -236,11 +245,17 @@ class Worker:
             raise _vault.VaultError(f"{self._place.point}: the dead mount cannot be unmounted: {' '.join(err.split())}")
 
     def _make_point(self) -> None:
+        """Make it, or give it to root: where it cannot be immutable, its owner could write to it in the clear."""
+        immutable = _immutable(self._place.point)
+        if immutable:
+            set_immutable(self._place, False)
         parent = _files.open_parent(self._place.point)
         try:
-            _files.make_directory(parent, os.path.basename(self._place.point), _files.Entry("directory", 0o555, 0, 0))
+            _files.make_directory(parent, os.path.basename(self._place.point), _files.Entry("directory", POINT_MODE, 0, 0))
         finally:
             os.close(parent)
+            if immutable:
+                set_immutable(self._place, True)
 
     def _fix_point(self) -> None:
         """Without the flag a program run by root would write secrets to the bare directory, in the clear."""

@@ -110,6 +110,20 @@ def test_a_mount_point_with_files_in_it(filled: Host) -> None:
     assert host.vault()["steps"] == ["scout: make the mount point immutable"]
 
 
+@pytest.mark.parametrize("immutable", [False, True])
+def test_a_mount_point_of_somebody_else_is_given_to_root(host: Host, immutable: bool) -> None:
+    """Where it cannot be immutable, nothing else keeps the agent from writing secrets there in the clear."""
+    sh(f"install -d -m 755 -o agent-scout {POINT}")
+    sh(f"chattr +i {POINT}" if immutable else "true")
+    planned = host.vault(check=True)
+    assert POINT.stat().st_uid != 0
+    assert host.vault()["steps"] == planned["steps"] and "scout: make the mount point" in planned["steps"]
+    seen = POINT.stat()
+    assert (seen.st_uid, seen.st_gid, seen.st_mode & 0o7777) == (0, 0, 0o555)
+    assert "i" in sh(f"lsattr -d {POINT}").stdout.split()[0]
+    assert not host.vault()["changed"]
+
+
 def test_something_else_is_mounted_at_the_mount_point(filled: Host) -> None:
     sh(f"mount -t tmpfs intruder {POINT}")
     refused(filled, f"intruder is mounted there, not the vault: umount {POINT}")
