@@ -347,6 +347,8 @@ def _has_key(place: _vault.Place) -> bool:
 
 def _runner(module: AnsibleModule) -> _vault_open.Run:
     def run(argv: List[str], data: Any = None) -> Tuple[int, str, str]:
+        # A key is no option, and so no secret to Ansible. Should a program repeat it in an error, it is hidden there too.
+        module.no_log_values.update(line for line in (data or "").splitlines() if line)
         answer: Tuple[int, str, str] = module.run_command(argv, data=data, binary_data=True, expand_user_and_vars=False)
         return answer
 

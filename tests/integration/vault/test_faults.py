@@ -283,6 +283,21 @@ def test_a_damaged_key_without_a_vault_is_named_with_the_way_to_a_new_one(host: 
     assert host.read() == SECRETS
 
 
+@pytest.mark.parametrize(
+    ("program", "arguments"),
+    [("age", {"escrow_recipients": [RECIPIENT]}), ("systemd-creds", {"renew": "password"}), ("gocryptfs", {"renew": "password"})],
+)
+def test_a_program_that_repeats_a_key_does_not_show_it(filled: Host, program: str, arguments: dict[str, Any]) -> None:
+    """Ansible knows the secrets among its options only: not the master key, nor a key that was just made."""
+    filled.fake_systemd()
+    path, real = filled.directory / "programs" / program, shutil.which(program)
+    path.write_text(f'#!/bin/sh\n[ "$1" = decrypt ] && exec {real} "$@"\nsed "s/^/repeated: /" >&2; exit 3\n')
+    path.chmod(0o755)
+    with pytest.raises(Failed, match="repeated: ") as error:
+        filled.vault(**arguments)
+    assert not re.search("[0-9a-f]{64}", str(error.value.result))
+
+
 # --- A disk that is full ------------------------------------------------------------------------------
 
 
