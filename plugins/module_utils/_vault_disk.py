@@ -52,6 +52,8 @@ def rename(source: str, target: str) -> None:
         os.rename(names[0], names[1], src_dir_fd=parents[0], dst_dir_fd=parents[1])
         for parent in reversed(parents):
             os.fsync(parent)
+    except OSError as problem:
+        raise OSError(problem.errno, problem.strerror, source, None, target) from problem
     finally:
         for parent in parents:
             os.close(parent)

@@ -54,7 +54,7 @@ def unusable(places: Sequence[_vault.Place]) -> List[str]:
 
 def observe(place: _vault.Place) -> _vault.Seen:
     """Look at one agent's vault; starts no program."""
-    with open("/proc/self/mountinfo", encoding="utf-8") as table:
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as table:  # users name mount points as they like
         mount = at(table.read(), place.point)
     covered = mount is not None
     return _vault.Seen(

@@ -322,7 +322,7 @@ class Job:
         """Tell whoever reads a secret while its vault is closed how to open it."""
         for agent in self.agents():
             try:
-                home = pwd.getpwnam(f"agent-{agent}").pw_dir
+                home = os.path.realpath(pwd.getpwnam(f"agent-{agent}").pw_dir)  # as the mount table has it
             except KeyError:
                 continue  # in check mode, on a host that has no such user yet
             if os.path.isdir(_vault.Place(agent).cipher):

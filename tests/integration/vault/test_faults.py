@@ -124,6 +124,16 @@ def test_a_mount_point_of_somebody_else_is_given_to_root(host: Host, immutable: 
     assert not host.vault()["changed"]
 
 
+def test_the_name_of_somebody_elses_mount_is_no_hindrance(filled: Host) -> None:
+    """Any user may mount by fusermount, at a path that is no UTF-8."""
+    sh(r"mkdir -p $'/srv/\xff\u2028' && mount -t tmpfs x $'/srv/\xff\u2028'")
+    try:
+        assert not filled.vault()["changed"]
+        assert not filled.secrets(SECRETS)["changed"]
+    finally:
+        sh(r"umount $'/srv/\xff\u2028'")
+
+
 def test_something_else_is_mounted_at_the_mount_point(filled: Host) -> None:
     sh(f"mount -t tmpfs intruder {POINT}")
     refused(filled, f"intruder is mounted there, not the vault: umount {POINT}")
@@ -296,6 +306,15 @@ def test_a_program_that_repeats_a_key_does_not_show_it(filled: Host, program: st
     with pytest.raises(Failed, match="repeated: ") as error:
         filled.vault(**arguments)
     assert not re.search("[0-9a-f]{64}", str(error.value.result))
+
+
+def test_backups_on_another_disk_are_an_error_that_names_both_places(filled: Host) -> None:
+    kept = state_of_disk()
+    sh("mkdir /var/lib/cordon/vault-backup; mount -t tmpfs x /var/lib/cordon/vault-backup")
+    with pytest.raises(Failed, match="cross-device link: '/var/lib/cordon/vault/scout' -> '/var/lib/cordon/vault-backup/.scout.partial/v"):
+        filled.vault(state="absent", confirm=["scout"])
+    sh("umount /var/lib/cordon/vault-backup; rmdir /var/lib/cordon/vault-backup")
+    assert state_of_disk() == kept and filled.read() == SECRETS
 
 
 # --- A disk that is full ------------------------------------------------------------------------------

@@ -261,6 +261,19 @@ def test_a_closed_vault_has_a_notice_for_each_secret(host: Host) -> None:
     assert not os.path.lexists(POINT)
 
 
+def test_a_notice_is_not_written_into_the_open_vault_of_a_linked_home(host: Host) -> None:
+    """The mount table has no such path, so the vault over it was taken for the bare mount point."""
+    sh("mv /srv/agents/scout /srv/real && ln -s /srv/real /srv/agents/scout")
+    host.module("gocryptfs_vault", agents=[{**host.agent(), "home": "/srv/real"}], seal="host")
+    try:
+        with host.opened() as point:
+            assert host.secrets({"token": "x"})["notices"] == {"scout": ["token"]}
+            assert (point / "token").read_text() == "x"
+        assert os.path.islink(f"{POINT}/token")
+    finally:
+        sh("chattr -i /srv/real/.vault; rm -rf /srv/real")
+
+
 def test_a_vault_that_cannot_be_written_is_an_error_and_not_plaintext_beside_it(host: Host) -> None:
     host.vault()
     host.secrets({"token": "first"})
