@@ -136,7 +136,8 @@ def save(run: Run, places: List[_vault.Place], archive: str) -> bool:
     """Write the vaults, encrypted as they are, and their sealed keys to a tar file. False if one changed meanwhile."""
     if not os.path.lexists(os.path.dirname(archive)):
         private_directory(os.path.dirname(archive))
-    argv = ["tar", "--create", f"--file={archive}.partial", "--numeric-owner", "--format=pax"]
+    # Sparse: a file of an agent's may have holes longer than the disk, which would be filled with them.
+    argv = ["tar", "--create", f"--file={archive}.partial", "--numeric-owner", "--format=pax", "--sparse"]
     for place in places:
         for path in [place.cipher, *beside(place)]:
             if os.path.lexists(path):

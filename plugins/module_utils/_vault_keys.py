@@ -317,6 +317,7 @@ class Keys:
         ]
         with mounted(self._run, argvs[0], points[0], f"{self._place.source}-old", old_line), \
                 mounted(self._run, argvs[1], points[1], f"{self._place.source}-new", new_line):
+            self._refuse_endless(points[0])
             self._copy_files(points)
             before, after = (_tree(point) for point in points)
         lost = _entries(self._place.cipher) - (len(before) - 1)
@@ -327,6 +328,18 @@ class Keys:
             raise _vault.VaultError(
                 f"vault of agent {name}: the copy differs from it in {', '.join(unlike[:5])}, so the old one stays. Was it "
                 f"written to meanwhile? Close it and run this again"
+            )
+
+    def _refuse_endless(self, top: str) -> None:
+        """An agent may have made files with holes, which a copy reads for days, while nobody can open the vault."""
+        files = [(os.lstat(f"{here}/{name}").st_size, f"{here}/{name}") for here, _names, names in os.walk(top) for name in names]
+        room = os.statvfs(top)
+        if sum(size for size, _path in files) > room.f_blocks * room.f_frsize:
+            size, path = max(files)
+            raise _vault.VaultError(
+                f"vault of agent {self._place.name}: its files are longer than its disk is large, so they have holes: "
+                f"{os.path.relpath(path, top)!r} has {size} bytes. A copy would take days. Open the vault, remove or shorten it, and run "
+                f"this again"
             )
 
     def _copy_files(self, points: List[str]) -> None:

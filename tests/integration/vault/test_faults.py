@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from .host import Failed, Host, end_gocryptfs, sh
+from .test_secrets import ciphertext
 from .test_states import state_of_disk
 
 CIPHER, KEYS = Path("/var/lib/cordon/vault/scout"), Path("/etc/cordon/vault")
@@ -466,6 +467,26 @@ def test_who_else_could_get_at_it_is_shut_out(host: Host, script: str) -> None:
     sh(script)
     assert host.vault()["steps"] == ["scout: give the vault and its key to root alone"]
     assert state_of_disk() == before
+
+
+def test_a_file_with_endless_holes_neither_fills_the_disk_nor_stops_a_renewal_without_a_word(filled: Host) -> None:
+    host, archive = filled, Path("/var/lib/cordon/vault-backup/x.tar")
+    with host.opened() as point:
+        own = host.make_own(point)
+        host.as_agent(f"truncate -s 900G {own}/holes; echo mine > {own}/mine")
+    host.module("vault_backup", agents=[host.agent()], state="saved", archive=str(archive))
+    assert archive.stat().st_size < 100_000
+    before = ciphertext()
+    with pytest.raises(Failed, match="longer than its disk is large.*'own/holes' has 966367641600 bytes.*remove or shorten it"):
+        host.vault(renew="master")
+    assert ciphertext() == before
+    with host.opened():
+        host.as_agent(f"truncate -s 3M {own}/holes")  # the remedy
+    host.module("vault_backup", agents=[host.agent()], state="saved", archive=str(archive))
+    host.vault(renew="master")
+    host.module("vault_backup", agents=[host.agent()], state="restored", archive=str(archive), seal="host")
+    with host.opened():
+        assert (own / "mine").read_text() == "mine\n" and (own / "holes").stat().st_size == 3 << 20
 
 
 def test_an_agent_writes_to_its_own_directory_of_the_open_vault_only(host: Host) -> None:
