@@ -53,7 +53,8 @@ def append(found: List[Dict[str, Any]]) -> None:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(handle)
         except OSError as problem:
-            raise OSError(problem.errno, f"{problem.strerror}: what was done is not, or not wholly, recorded in", HISTORY) from problem
+            why = f"{problem.strerror}: what was done is not, or not wholly, recorded in"
+            raise OSError(problem.errno, why, HISTORY) from problem
         finally:
             os.close(handle)
         os.fsync(parent)

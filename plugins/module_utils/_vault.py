@@ -275,8 +275,11 @@ def unusable_password(password: str) -> Optional[str]:
 
 def bad_passwords(option: str, given: Mapping[str, Any]) -> List[str]:
     """What is wrong with the passwords of an option, by agent."""
-    found = [(name, unusable_password(one) if isinstance(one, str) else "it is no text: put it in quotes") for name, one in given.items()]
-    return [f"{option}.{name}: {why}" for name, why in found if why]
+    found = []
+    for name, one in given.items():
+        why = unusable_password(one) if isinstance(one, str) else "it is no text: put it in quotes"
+        found += [f"{option}.{name}: {why}"] if why else []
+    return found
 
 
 def master_key(given: Any) -> str:

@@ -264,8 +264,8 @@ class Unpacked:
         except (OSError, _vault.VaultError) as problem:
             was = f", and what was in use in {kept}" if kept else ""
             raise _vault.VaultError(
-                f"the archive's vault of agent {place.name} is in its place{was}, but the restore is not finished: {problem}. Mend "
-                f"that, and run this again"
+                f"the archive's vault of agent {place.name} is in its place{was}, but the restore is not finished: {problem}. "
+                f"Mend that, and run this again"
             ) from problem
         return kept
 

@@ -148,7 +148,8 @@ class Keys:
         try:
             return next(candidates(self._run, self._place, ())).line
         except _vault.VaultError as error:
-            raise _vault.VaultError(f"{error}. There is no vault that it opens: for a new one move {self._place.key} away") from error
+            remedy = f"There is no vault that it opens: for a new one move {self._place.key} away"
+            raise _vault.VaultError(f"{error}. {remedy}") from error
 
     def _given(self) -> str:
         """The operator's password."""
@@ -244,7 +245,8 @@ class Keys:
                 self._store(self._place.next_key, line)
             staged = self._rewrap(old, line, by_master_key)
             if self._master_key(staged, line) != master:
-                raise _vault.VaultError(f"vault of agent {self._place.name}: the new key does not open it; the old one is in force")
+                name = self._place.name
+                raise _vault.VaultError(f"vault of agent {name}: the new key does not open it; the old one is in force")
             _sync(self._place.staging)
         except BaseException:  # what is left would hide what the next run is to say of the key that is in force
             if new is None:
@@ -338,8 +340,8 @@ class Keys:
             size, path = max(files)
             raise _vault.VaultError(
                 f"vault of agent {self._place.name}: its files are longer than its disk is large, so they have holes: "
-                f"{os.path.relpath(path, top)!r} has {size} bytes. A copy would take days. Open the vault, remove or shorten it, and run "
-                f"this again"
+                f"{os.path.relpath(path, top)!r} has {size} bytes. A copy would take days. Open the vault, remove or shorten it, "
+                f"and run this again"
             )
 
     def _copy_files(self, points: List[str]) -> None:
@@ -347,11 +349,12 @@ class Keys:
             self._must(["cp", "--archive", "--no-target-directory", "--", *points], "")
         except _vault.VaultError as error:
             damaged = (
-                ". A file with an input/output error is damaged: a secret is written anew by vault_secrets (the role); what is the "
-                "agent's own must be removed, or the vault restored from a backup"
+                ". A file with an input/output error is damaged: a secret is written anew by vault_secrets (the role); what is "
+                "the agent's own must be removed, or the vault restored from a backup"
             )
             why = damaged if "Input/output error" in str(error) else ""
-            raise _vault.VaultError(f"vault of agent {self._place.name}: it was not copied, and stays as it is: {error}{why}") from error
+            name = self._place.name
+            raise _vault.VaultError(f"vault of agent {name}: it was not copied, and stays as it is: {error}{why}") from error
 
     def _decrypts(self, master: str, config: str) -> bool:
         """Whether the vault is of this master key; the config says of which cipher.

@@ -55,8 +55,8 @@ options:
     required: true
   archive:
     description:
-      - The tar file, as an absolute path. Its directory is made for root alone where it is missing. To a directory that others may
-        write to nothing is saved.
+      - The tar file, as an absolute path. Its directory is made for root alone where it is missing. To a directory that others
+        may write to nothing is saved.
       - With O(state=rehearsed) and O(state=restored) also a directory C(/var/lib/cordon/vault-backup/NAME-TIME), to which a vault
         was moved.
     type: path

@@ -112,11 +112,11 @@ def test_odd_values(host: Host) -> None:
             name: value.encode(errors="surrogateescape") for name, value in odd.items()
         }
     for check in (True, False):
-        with pytest.raises(Failed, match="vault_secrets.scout.token: the value has a character that UTF-8 has no bytes for"):
+        with pytest.raises(Failed, match=r"vault_secrets.scout.token: the value has a character that UTF-8 has no bytes for"):
             host.secrets({"token": "half of a pair \ud800"}, check=check)
-        with pytest.raises(Failed, match="passwords.scout: it has a character that UTF-8 has no bytes for"):
+        with pytest.raises(Failed, match=r"passwords.scout: it has a character that UTF-8 has no bytes for"):
             host.secrets({"token": CANARY}, check=check, passwords={"scout": "\ud800"})
-        with pytest.raises(Failed, match="passwords.scout: it is no text: put it in quotes"):
+        with pytest.raises(Failed, match=r"passwords.scout: it is no text: put it in quotes"):
             host.secrets({"token": CANARY}, check=check, passwords={"scout": 12345})
 
 

@@ -112,7 +112,7 @@ def test_a_home_by_another_path_is_refused(host: Host, home: str) -> None:
     agents = [{**host.agent(), "home": home}]
     with host.opened():
         for check in (True, False):
-            with pytest.raises(Failed, match="its home .* is really /srv/agents/scout, and the mount table knows that path only"):
+            with pytest.raises(Failed, match=r"its home .* is really /srv/agents/scout, and the mount table knows that path"):
                 host.module("gocryptfs_vault", check, agents=agents, renew="master", seal="host")
             with pytest.raises(Failed, match="is really /srv/agents/scout"):
                 host.module("vault_backup", check, agents=agents, state="restored", archive="/srv/none.tar")
