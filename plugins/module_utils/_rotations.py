@@ -49,10 +49,12 @@ def append(found: List[Dict[str, Any]]) -> None:
             cut_off = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
             lines = "".join(json.dumps(entry, sort_keys=True) + "\n" for entry in found)
             data = (("\n" if cut_off else "") + lines).encode()
-            # In one call, so that others who add lines do not come between. A full disk takes a part of it without an error.
-            if os.write(handle, data) != len(data):
-                raise OSError(errno.ENOSPC, "what was done is not recorded in whole", HISTORY)
+            if os.write(handle, data) != len(data):  # a disk that is nearly full takes a part of it
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(handle)
+        except OSError as problem:
+            why = f"{problem.strerror}: what was done is not, or not wholly, recorded in"
+            raise OSError(problem.errno, why, HISTORY) from problem
         finally:
             os.close(handle)
         os.fsync(parent)

@@ -14,7 +14,7 @@ A vault without its key is never made again: that would be the loss.  How a key 
 from __future__ import annotations
 
 import re
-from typing import List, NamedTuple, Optional, Tuple
+from typing import Any, List, Mapping, NamedTuple, Optional, Tuple
 
 CIPHERS = "/var/lib/cordon/vault"
 KEYS = "/etc/cordon/vault"
@@ -113,7 +113,8 @@ class Seen(NamedTuple):
     loose    paths whose owner or mode lets others in, of the encrypted directory and the keys
     mounted  source of what is mounted at the mount point, or None
     stale    whether that mount is a FUSE mount whose process is gone
-    point    absent, directory, other; of the bare mount point; "covered" while something is mounted
+    point    absent, directory, loose (a directory with another owner or mode), other; of the bare mount point; "covered"
+             while something is mounted
     immutable whether the bare mount point is immutable; None where it can neither be told nor set
     inside   names in the bare mount point, but for the notices of _vault_notice
     """
@@ -165,9 +166,8 @@ def problems(place: Place, seen: Seen, missing_is_planned: bool, password: bool 
 
 def _cipher_problems(place: Place, seen: Seen) -> List[str]:
     if seen.cipher == "damaged":
-        from_copy = f": cp {place.copy} {place.cipher}/gocryptfs.conf" if seen.copy == "differs" else ""
         return [
-            f"{place.cipher}: gocryptfs.conf or gocryptfs.diriv is missing or damaged: restore it from a backup{from_copy}. "
+            f"{place.cipher}: gocryptfs.conf or gocryptfs.diriv is missing or damaged: restore it from a backup. "
             f"Without it the vault cannot be opened; move {place.cipher} away to start an empty vault"
         ]
     if seen.cipher == "half":
@@ -227,15 +227,15 @@ def steps(place: Place, seen: Seen) -> List[str]:
         (TO_SEALED, sealed and there and not (seen.key or seen.next_key)),
         (CLOSE_OFF, bool(seen.loose)),
         (UNMOUNT_STALE, seen.stale),
-        (MAKE_POINT, seen.point == "absent"),
-        (FIX_POINT, seen.point in ("absent", "directory") and seen.immutable is False),
+        (MAKE_POINT, seen.point in ("absent", "loose")),
+        (FIX_POINT, seen.point in ("absent", "directory", "loose") and seen.immutable is False),
     ]
     return [step for step, needed in wanted if needed]
 
 
 def shortfalls(place: Place, seen: Seen) -> List[str]:
     """Say what cannot be had on this host, though the vault works without it."""
-    if seen.point in ("absent", "directory") and seen.immutable is None:
+    if seen.point in ("absent", "directory", "loose") and seen.immutable is None:
         return [not_immutable(place, "no right to set the flag, or a file system without it")]
     return []
 
@@ -262,11 +262,39 @@ def unusable_password(password: str) -> Optional[str]:
     """Why a password cannot be one; gocryptfs reads one line."""
     if not password:
         return "it is empty"
-    if len(password.encode()) > 2000:
+    try:
+        size = len(password.encode())
+    except UnicodeEncodeError:
+        return "it has a character that UTF-8 has no bytes for"
+    if size > 2000:
         return "it is longer than 2000 bytes, and gocryptfs takes no more than 2048"
     if any(character in password for character in "\r\n\0"):
         return "it has a line break or a null byte in it, and gocryptfs reads one line"
     return None
+
+
+def bad_passwords(option: str, given: Mapping[str, Any]) -> List[str]:
+    """What is wrong with the passwords of an option, by agent."""
+    found = []
+    for name, one in given.items():
+        why = unusable_password(one) if isinstance(one, str) else "it is no text: put it in quotes"
+        found += [f"{option}.{name}: {why}"] if why else []
+    return found
+
+
+def master_key(given: Any) -> str:
+    """A master key as gocryptfs-xray prints it, or '' for what is none; gocryptfs also takes capitals, and hyphens within."""
+    plain = given.strip().replace("-", "").lower() if isinstance(given, str) else ""
+    return plain if re.fullmatch(r"[0-9a-f]{64}", plain) else ""
+
+
+def bad_master_keys(given: Mapping[str, Any]) -> List[str]:
+    """What is wrong with the option master_keys."""
+    return [
+        f"master_keys.{name}: it is no master key: give the 64 hexadecimal digits that its escrow decrypts to"
+        for name, key in given.items()
+        if not master_key(key)
+    ]
 
 
 def bad_recipients(recipients: List[str]) -> List[str]:

@@ -138,7 +138,8 @@ def save(run: Run, places: List[_vault.Place], archive: str) -> bool:
     """Write the vaults, encrypted as they are, and their sealed keys to a tar file. False if one changed meanwhile."""
     if not os.path.lexists(os.path.dirname(archive)):
         private_directory(os.path.dirname(archive))
-    argv = ["tar", "--create", f"--file={archive}.partial", "--numeric-owner", "--format=pax"]
+    # Sparse: a file of an agent's may have holes longer than the disk, which would be filled with them.
+    argv = ["tar", "--create", f"--file={archive}.partial", "--numeric-owner", "--format=pax", "--sparse"]
     for place in places:
         for path in [place.cipher, *beside(place)]:
             if os.path.lexists(path):
@@ -182,7 +183,7 @@ class Unpacked:
             else:
                 self._extract()
             self._check()
-        except BaseException:  # half an archive has perhaps filled the disk
+        except BaseException:  # a half of it would keep a full disk full
             _clear(self._run, self._top)
             raise
         return self
@@ -282,8 +283,15 @@ class Unpacked:
         else:
             rename(beside_keys, place.cipher)
         kept = finish(place)
-        self._open_by(keys, key, password)
-        self._others()
+        try:
+            self._open_by(keys, key, password)
+            self._others()
+        except (OSError, _vault.VaultError) as problem:
+            was = f", and what was in use in {kept}" if kept else ""
+            raise _vault.VaultError(
+                f"the archive's vault of agent {place.name} is in its place{was}, but the restore is not finished: {problem}. "
+                f"Mend that, and run this again"
+            ) from problem
         return kept
 
     def _open_by(self, keys: Keys, key: Key, password: Optional[str]) -> None:

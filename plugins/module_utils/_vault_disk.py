@@ -27,6 +27,8 @@ def write(path: str, text: str) -> None:
     parent = _files.open_parent(path)
     try:
         _files.write_file(parent, os.path.basename(path), _files.Entry("file", 0o600, 0, 0, text))
+    except OSError as problem:  # of a full disk it does not say which
+        raise OSError(problem.errno, problem.strerror, path) from problem
     finally:
         os.close(parent)
 
@@ -50,6 +52,8 @@ def rename(source: str, target: str) -> None:
         os.rename(names[0], names[1], src_dir_fd=parents[0], dst_dir_fd=parents[1])
         for parent in reversed(parents):
             os.fsync(parent)
+    except OSError as problem:
+        raise OSError(problem.errno, problem.strerror, source, None, target) from problem
     finally:
         for parent in parents:
             os.close(parent)

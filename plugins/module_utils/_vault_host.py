@@ -12,9 +12,10 @@ import os
 import pwd
 import stat
 import struct
-from typing import Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from . import _files, _gocryptfs, _vault
+from ._manifest_values import NAME
 from ._mountinfo import at
 from ._vault_keys import Keys
 from ._vault_open import Run
@@ -24,14 +25,36 @@ _GETFLAGS = 0x80006601 | struct.calcsize("l") << 16
 _SETFLAGS = 0x40006602 | struct.calcsize("l") << 16
 _IMMUTABLE = 0x10
 _CAP_LINUX_IMMUTABLE = 9  # linux/capability.h
+POINT_MODE = 0o555
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # What a file system says that has no such flag.
 _NO_FLAGS = (errno.ENOTTY, errno.EOPNOTSUPP, errno.EPERM, errno.EINVAL, errno.ENOSYS)
 
 
+def unusable(places: Sequence[_vault.Place]) -> List[str]:
+    """Why these are not the places of agents' vaults.
+
+    The mount table has paths without symbolic links. Under another path an open vault would be taken for a closed one.
+    """
+    names = [place.name for place in places]
+    found = [
+        f"agents: {name!r} is no agent's name: use a lower-case letter, then up to 25 of a-z, 0-9 and _"
+        for name in names
+        if not NAME.fullmatch(name)
+    ]
+    found += [f"agents: {name} is named {names.count(name)} times" for name in sorted(set(names)) if names.count(name) > 1]
+    homes = [(place, os.path.realpath(place.home)) for place in places]
+    return found + [
+        f"agent {place.name}: its home {place.home} is really {real}, and the mount table knows that path only: give that "
+        f"path, or put a bind mount in the place of the symbolic link"
+        for place, real in homes
+        if real != place.home
+    ]
+
+
 def observe(place: _vault.Place) -> _vault.Seen:
     """Look at one agent's vault; starts no program."""
-    with open("/proc/self/mountinfo", encoding="utf-8") as table:
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as table:  # users name mount points as they like
         mount = at(table.read(), place.point)
     covered = mount is not None
     return _vault.Seen(
@@ -45,7 +68,7 @@ def observe(place: _vault.Place) -> _vault.Seen:
         loose=tuple(_loose(place)),
         mounted=mount.source if mount else None,
         stale=mount is not None and mount.source == place.source and _dead(place.point),
-        point="covered" if covered else _kind(place.point),
+        point="covered" if covered else _point(place.point),
         immutable=None if covered or not _may_set_flags() else _immutable(place.point),
         inside=() if covered or _kind(place.point) != "directory" else tuple(_in_the_clear(place.point)),
     )
@@ -71,6 +94,14 @@ def _kind(path: str) -> str:
     except FileNotFoundError:
         return "absent"
     return "directory" if stat.S_ISDIR(mode) else "other"
+
+
+def _point(path: str) -> str:
+    kind = _kind(path)
+    if kind != "directory":
+        return kind
+    seen = os.lstat(path)
+    return kind if (seen.st_uid, seen.st_gid, stat.S_IMODE(seen.st_mode)) == (0, 0, POINT_MODE) else "loose"
 
 
 def _in_the_clear(point: str) -> List[str]:
@@ -214,11 +245,17 @@ class Worker:
             raise _vault.VaultError(f"{self._place.point}: the dead mount cannot be unmounted: {' '.join(err.split())}")
 
     def _make_point(self) -> None:
+        """Make it, or give it to root: where it cannot be immutable, its owner could write to it in the clear."""
+        immutable = _immutable(self._place.point)
+        if immutable:
+            set_immutable(self._place, False)
         parent = _files.open_parent(self._place.point)
         try:
-            _files.make_directory(parent, os.path.basename(self._place.point), _files.Entry("directory", 0o555, 0, 0))
+            _files.make_directory(parent, os.path.basename(self._place.point), _files.Entry("directory", POINT_MODE, 0, 0))
         finally:
             os.close(parent)
+            if immutable:
+                set_immutable(self._place, True)
 
     def _fix_point(self) -> None:
         """Without the flag a program run by root would write secrets to the bare directory, in the clear."""

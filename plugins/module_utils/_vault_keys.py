@@ -22,11 +22,11 @@ import os
 import re
 import secrets
 import stat
-from typing import Any, List, NamedTuple, Optional, Set, Tuple
+from typing import Any, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from . import _gocryptfs, _vault
 from ._vault_disk import private_directory, read, remove, rename, write
-from ._vault_open import IDLE, ROOM, Key, Run, candidates, mounted, not_opened
+from ._vault_open import IDLE, ROOM, Key, Run, candidates, hidden, mounted, not_opened, stored
 
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _AT_FDCWD = -100  # fcntl.h
@@ -73,7 +73,16 @@ class Keys:
             if master:
                 return key, master
             tried.append(key.origin)
-        raise _vault.VaultError(not_opened(self._place, tried) + broken + self._interrupted() + self._copy_opens())
+        raise _vault.VaultError(not_opened(self._place, tried) + broken + self._interrupted() + self.copy_opens())
+
+    def needed(self, steps: Sequence[str]) -> None:
+        """Look whether there is what these steps need to open a vault, or to make one by a key that is there; else VaultError."""
+        if _vault.SETTLE in steps:
+            self.settling()
+        elif _vault.TO_PASSWORD in steps or _vault.TO_SEALED in steps:
+            self.opening()
+        elif _vault.CREATE in steps and _vault.SEAL not in steps:
+            self._line_for_new()
 
     def opens(self, line: str) -> bool:
         """Whether this password opens the vault."""
@@ -86,7 +95,7 @@ class Keys:
             return ""
         return f". A change of it was interrupted: give the new password, in passwords.{name} or new_passwords.{name}"
 
-    def _copy_opens(self) -> str:
+    def copy_opens(self) -> str:
         """The remedy where gocryptfs.conf was damaged and the copy of it was not.
 
         The copy may be another vault's: where a new master key was broken off, and after a restore.  Over the only
@@ -94,11 +103,14 @@ class Keys:
         """
         if not os.path.lexists(self._place.copy):
             return ""
-        keys = candidates(self._run, self._place, self._passwords)
-        masters = [self._master_key(self._place.copy, key.line) for key in keys]
-        if any(master is not None and self._decrypts(master, self._place.copy) for master in masters):
-            return f". The copy opens, so gocryptfs.conf was damaged or replaced: cp {self._place.copy} {self._config}"
-        return ""
+        try:
+            keys = candidates(self._run, self._place, self._passwords)
+            masters = [self._master_key(self._place.copy, key.line) for key in keys]
+            if not any(master is not None and self._decrypts(master, self._place.copy) for master in masters):
+                return ""
+        except (OSError, ValueError, _vault.VaultError) as error:
+            return f". Whether the copy of it helps, {self._place.copy}, could not be told: {error}"
+        return f". The copy opens, so gocryptfs.conf was damaged or replaced: cp {self._place.copy} {self._config}"
 
     def _master_key(self, config: str, line: str) -> Optional[str]:
         rc, out, err = self._run(_gocryptfs.master_key_argv(config), data=f"{line}\n")
@@ -117,9 +129,7 @@ class Keys:
     def create(self) -> None:
         """Make the vault under another name and rename it when it is on disk: it exists whole or not at all."""
         private_directory(_vault.CIPHERS)
-        sealed = self._place.unlock == "sealed"
-        line = next(candidates(self._run, self._place, ())).line if sealed else self._given()
-        self._init(line, self._how.cipher)
+        self._init(self._line_for_new(), self._how.cipher)
         rename(self._place.staging, self._place.cipher)
         self.keep_copy()
 
@@ -130,6 +140,16 @@ class Keys:
         argv = _gocryptfs.init_argv(self._place.staging, self._log_n(), cipher)
         self._gocryptfs(argv, f"{line}\n", f"{self._place.cipher} was not made")
         _sync(self._place.staging)
+
+    def _line_for_new(self) -> str:
+        """What shall open the vault that is to be made."""
+        if self._place.unlock != "sealed":
+            return self._given()
+        try:
+            return next(candidates(self._run, self._place, ())).line
+        except _vault.VaultError as error:
+            remedy = f"There is no vault that it opens: for a new one move {self._place.key} away"
+            raise _vault.VaultError(f"{error}. {remedy}") from error
 
     def _given(self) -> str:
         """The operator's password."""
@@ -203,31 +223,41 @@ class Keys:
         self._wrap(f"{key.line}\n", new, master, by_master_key=False)
 
     def adopt(self, master: str, new: Optional[str]) -> None:
-        """Put a vault of which only the master key is left under a new key or this password.
+        """Put a vault of which only the master key is left under a new key or this password."""
+        self.prove(master)
+        self._wrap(f"{master}\n", new, master, by_master_key=True)
 
-        gocryptfs cannot tell a wrong master key from the right one, and would put it into the config without a word.
+    def prove(self, master: str) -> None:
+        """VaultError where this is not the vault's master key.
+
+        gocryptfs cannot tell a wrong one from the right one, and would put it into the config without a word.
         """
         if not self._decrypts(master, self._config):
             raise _vault.VaultError(
                 f"vault of agent {self._place.name}: the master key given is not its own: what is in the vault does not decrypt. "
                 f"Nothing was changed. Decrypt the escrow that belongs to this vault"
             )
-        self._wrap(f"{master}\n", new, master, by_master_key=True)
 
     def _wrap(self, old: str, new: Optional[str], master: str, by_master_key: bool) -> None:
         line = secrets.token_hex(32) if new is None else new
-        if new is None:
-            self._store(self._place.next_key, line)
-        self._rewrap(old, line, by_master_key)
-        staged = f"{self._place.staging}/{_gocryptfs.CONFIG}"
-        if self._master_key(staged, line) != master:
-            raise _vault.VaultError(f"vault of agent {self._place.name}: the new key does not open it; the old one is in force")
-        _sync(self._place.staging)
+        try:
+            if new is None:
+                self._store(self._place.next_key, line)
+            staged = self._rewrap(old, line, by_master_key)
+            if self._master_key(staged, line) != master:
+                name = self._place.name
+                raise _vault.VaultError(f"vault of agent {name}: the new key does not open it; the old one is in force")
+            _sync(self._place.staging)
+        except BaseException:  # what is left would hide what the next run is to say of the key that is in force
+            if new is None:
+                remove(self._place.next_key)
+            self._clear()
+            raise
         rename(staged, self._config)
         self._in_force(sealed=new is None)
 
-    def _rewrap(self, old: str, line: str, by_master_key: bool) -> None:
-        """Change the password in a copy of the config, apart from the vault."""
+    def _rewrap(self, old: str, line: str, by_master_key: bool) -> str:
+        """Change the password in a copy of the config, apart from the vault. Return the copy's path."""
         staging = self._place.staging
         self._clear()
         os.mkdir(staging, 0o700)
@@ -236,6 +266,7 @@ class Keys:
         # Twice: a gocryptfs that asks for confirmation gets it, another reads one line only.
         what = f"the key of {self._place.cipher} was not changed"
         self._gocryptfs(argv, f"{old}{line}\n{line}\n", what)
+        return f"{staging}/{_gocryptfs.CONFIG}"
 
     def _in_force(self, sealed: bool) -> None:
         """The vault opens by the new key: give that its place, and forget the old one."""
@@ -288,14 +319,42 @@ class Keys:
         ]
         with mounted(self._run, argvs[0], points[0], f"{self._place.source}-old", old_line), \
                 mounted(self._run, argvs[1], points[1], f"{self._place.source}-new", new_line):
-            self._must(["cp", "--archive", "--no-target-directory", "--", *points], "")
+            self._refuse_endless(points[0])
+            self._copy_files(points)
             before, after = (_tree(point) for point in points)
+        lost = _entries(self._place.cipher) - (len(before) - 1)
+        if lost > 0:
+            raise _vault.VaultError(hidden(self._place, lost))
         if before != after:
             unlike = sorted({item[0] for item in before ^ after})
             raise _vault.VaultError(
                 f"vault of agent {name}: the copy differs from it in {', '.join(unlike[:5])}, so the old one stays. Was it "
                 f"written to meanwhile? Close it and run this again"
             )
+
+    def _refuse_endless(self, top: str) -> None:
+        """An agent may have made files with holes, which a copy reads for days, while nobody can open the vault."""
+        files = [(os.lstat(f"{here}/{name}").st_size, f"{here}/{name}") for here, _names, names in os.walk(top) for name in names]
+        room = os.statvfs(top)
+        if sum(size for size, _path in files) > room.f_blocks * room.f_frsize:
+            size, path = max(files)
+            raise _vault.VaultError(
+                f"vault of agent {self._place.name}: its files are longer than its disk is large, so they have holes: "
+                f"{os.path.relpath(path, top)!r} has {size} bytes. A copy would take days. Open the vault, remove or shorten it, "
+                f"and run this again"
+            )
+
+    def _copy_files(self, points: List[str]) -> None:
+        try:
+            self._must(["cp", "--archive", "--no-target-directory", "--", *points], "")
+        except _vault.VaultError as error:
+            damaged = (
+                ". A file with an input/output error is damaged: a secret is written anew by vault_secrets (the role); what is "
+                "the agent's own must be removed, or the vault restored from a backup"
+            )
+            why = damaged if "Input/output error" in str(error) else ""
+            name = self._place.name
+            raise _vault.VaultError(f"vault of agent {name}: it was not copied, and stays as it is: {error}{why}") from error
 
     def _decrypts(self, master: str, config: str) -> bool:
         """Whether the vault is of this master key; the config says of which cipher.
@@ -312,8 +371,7 @@ class Keys:
         rc, found, err = self._run([*apart, *argv], data=f"{master}\n")
         if rc != 0:
             raise _vault.VaultError(_gocryptfs.failure(f"{self._place.cipher} was not opened by a master key", rc, err))
-        stored = {name for name in os.listdir(self._place.cipher) if not name.endswith(".name")} - _gocryptfs.OWN_FILES
-        return found.endswith("r") or found == "x" * len(stored)
+        return found.endswith("r") or found == "x" * len(stored(self._place.cipher))
 
     def _gocryptfs(self, argv: List[str], data: str, what: str) -> None:
         rc, out, err = self._run(argv, data=data)
@@ -359,6 +417,17 @@ def _sync(directory: str) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def _entries(cipher: str) -> int:
+    """How many files and directories an encrypted directory holds, at all depths."""
+    found, pending = 0, [cipher]
+    while pending:
+        inside = pending.pop()
+        names = [f"{inside}/{name}" for name in stored(inside)]
+        found += len(names)
+        pending += [path for path in names if stat.S_ISDIR(os.lstat(path).st_mode)]
+    return found
 
 
 def _tree(top: str) -> Set[Tuple[Any, ...]]:

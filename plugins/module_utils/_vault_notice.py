@@ -72,7 +72,7 @@ def _uncovered(point: str) -> int:
 
 
 def _mounted(point: str) -> bool:
-    with open("/proc/self/mountinfo", encoding="utf-8") as table:
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as table:  # users name mount points as they like
         return at(table.read(), point) is not None
 
 

@@ -92,7 +92,7 @@ def _wait_for(handle: int, lock: str, kind: int, else_: str) -> None:
         except BlockingIOError:
             if time.monotonic() > until:
                 raise VaultError(
-                    f"{else_}: {lock} was held for {LOCK_WAIT:.0f} s. fuser {lock} says by whom; try again"
+                    f"{else_}: {lock} was held for {LOCK_WAIT:.0f} s. lslocks says by whom; try again"
                 ) from None
         time.sleep(0.1)
 
@@ -145,6 +145,24 @@ def not_opened(place: Place, tried: List[str]) -> str:
         f"A key of another time: put back the sealed key that belongs to {place.cipher}/gocryptfs.conf, or the matching "
         f"gocryptfs.conf. Damaged: gocryptfs_vault (the role) says whether the copy of it helps; else restore it from a "
         f"backup, or use the master key (docs/vault.md, Escrow)"
+    )
+
+
+def stored(directory: str) -> List[str]:
+    """The names in an encrypted directory, without the files that gocryptfs keeps for itself.
+
+    An encrypted name is base64url and has no dot; one too long for that lies as gocryptfs.longname.HASH, beside HASH.name.
+    """
+    found = os.listdir(directory)
+    return [name for name in found if "." not in name or (name.startswith("gocryptfs.longname.") and not name.endswith(".name"))]
+
+
+def hidden(place: Place, number: int) -> str:
+    """What to say of names that do not decrypt: gocryptfs lists a directory without them, as if they had never been."""
+    return (
+        f"vault of agent {place.name}: {number} of the names in it do not decrypt, and gocryptfs passes over them: a "
+        f"gocryptfs.diriv in {place.cipher}, or a name, is damaged. Nothing was changed, and the files are still there: put it "
+        f"back from a backup (docs/vault.md, When it does not open), or move {place.cipher} away to start an empty vault"
     )
 
 

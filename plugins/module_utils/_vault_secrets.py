@@ -68,12 +68,20 @@ def _agent_mistakes(agent: str, names: Sequence[str], given: Any) -> List[str]:
 
 
 def _bad(value: Any) -> bool:
-    return not isinstance(value, str) or not value
+    return not isinstance(value, str) or not value or not _encodes(value)
+
+
+def _encodes(value: str) -> bool:
+    try:
+        value.encode(errors="surrogateescape")  # bytes that are no UTF-8 come that way
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _value_mistake(path: str, name: str, value: Any) -> str:
     if isinstance(value, str):
-        return f"{path}.{name}: the value is empty"
+        return f"{path}.{name}: the value {'has a character that UTF-8 has no bytes for' if value else 'is empty'}"
     return f"{path}.{name}: the value is of type {type(value).__name__}, not text: put it in quotes"
 
 

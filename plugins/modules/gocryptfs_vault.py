@@ -50,7 +50,9 @@ options:
         type: str
         required: true
       home:
-        description: Its home, which must exist. Root must own it, or the agent could replace the mount point.
+        description:
+          - Its home, which must exist. Root must own it, or the agent could replace the mount point.
+          - The path must have no symbolic link in it and no C(/) at its end.
         type: path
         required: true
       unlock:
@@ -327,11 +329,10 @@ class Job:
 
     def _mistakes(self) -> List[str]:
         """What is wrong with the request itself."""
-        params, found = self._params, []
+        params, found = self._params, _vault_host.unusable(self.places)
         for option in ("passwords", "new_passwords"):
-            for name, text in params[option].items():
-                why = _vault.unusable_password(text) if isinstance(text, str) else "it is no text: put it in quotes"
-                found += [f"{option}.{name}: {why}"] if why else []
+            found += _vault.bad_passwords(option, params[option])
+        found += _vault.bad_master_keys(params["master_keys"])
         strangers = _vault.bad_recipients(params["escrow_recipients"])
         found += [f"escrow_recipients: {one} is no age recipient (age1...)" for one in strangers]
         cost = params["scrypt_log_n"]
@@ -388,14 +389,13 @@ class Job:
         seen = [(place, _vault_host.observe(place)) for place in self.places if place.name not in adopted]
         _refuse(
             [
-                problem
+                problem + (self.keys(place).copy_opens() if one.cipher == "damaged" and one.copy == "differs" else "")
                 for place, one in seen
                 for problem in _vault.problems(place, one, self.check, self._has_password(place))
             ]
         )
-        for place, one in seen:
-            if _vault.SETTLE in _vault.steps(place, one):
-                self.keys(place).settling()  # what cannot be settled is an error in check mode too, and before anything is done
+        for place, one in seen:  # what cannot be opened is an error in check mode too, and before anything is done
+            self.keys(place).needed(_vault.steps(place, one))
         for place, one in seen:
             self.notes += _vault.shortfalls(place, one)
             worker = _vault_host.Worker(self.run, place, self.keys(place))
@@ -420,9 +420,17 @@ class Job:
                 new = self._password(place) if place.unlock == "operator" else None
                 if place.unlock == "operator" and new is None:
                     raise _vault.VaultError(f"vault of agent {place.name}: passwords.{place.name} is needed: what shall open it")
-                self._do(place, _vault.ADOPT, functools.partial(self.keys(place).adopt, masters[place.name].strip(), new))
+                keys, master = self.keys(place), _vault.master_key(masters[place.name])
+                if self.check:
+                    keys.prove(master)
+                self._do(place, _vault.ADOPT, functools.partial(keys.adopt, master, new))
                 self._record(place, "renewed", "vault password" if new else "vault key")
         return list(masters) if self.check else []
+
+    def _foresee(self, place: _vault.Place) -> None:
+        """Let a vault that nothing opens be an error in check mode too; one that is adopted would have a new key by now."""
+        if self.check and self._exists(place) and place.name not in self._params["master_keys"]:
+            self.keys(place).opening()
 
     def _record(self, place: _vault.Place, act: str, what: str) -> None:
         by = _rotations.who(self._params["by"])
@@ -447,6 +455,7 @@ class Job:
         new = self._params["new_passwords"].get(place.name)
         keys = self.keys(place)
         if place.unlock == "sealed":
+            self._foresee(place)
             self._do(place, _vault.RENEW_PASSWORD, lambda: keys.renew_password(None))
             self._record(place, "renewed", "vault key")
             return
@@ -485,8 +494,7 @@ class Job:
 
     def _renew_master(self, place: _vault.Place) -> None:
         keys = self.keys(place)
-        if place.unlock == "operator" and self._exists(place):
-            keys.opening()
+        self._foresee(place)
         new = self._params["new_passwords"].get(place.name) if place.unlock == "operator" else None
         self._do(place, _vault.RENEW_MASTER, lambda: keys.renew_master(new))
         self._record(place, "renewed", "master key")
@@ -495,6 +503,7 @@ class Job:
             self._make_escrow(place, recipients)
 
     def _make_escrow(self, place: _vault.Place, recipients: List[str]) -> None:
+        self._foresee(place)
         self._do(place, _vault_escrow.ESCROW, lambda: _vault_escrow.make(self.run, place, self.keys(place), recipients))
 
     def _escrow(self) -> None:
@@ -529,6 +538,7 @@ class Job:
             remedy = "give it in passwords, or run cordonctl unlock NAME"
             raise _vault.VaultError(f"{', '.join(locked)}: an operator's password opens the vault: {remedy}")
         for place in closed:
+            self._foresee(place)
             password = self._password(place) if place.unlock == "operator" else None
             self._do(place, _vault_unit.OPEN, functools.partial(self._unit(place).open, password))
 
@@ -603,6 +613,8 @@ def _orphans(names: List[str]) -> List[str]:
 
 def _runner(module: AnsibleModule) -> _vault_host.Run:
     def run(argv: List[str], data: Any = None) -> Tuple[int, str, str]:
+        # A key is no option, and so no secret to Ansible. Should a program repeat it in an error, it is hidden there too.
+        module.no_log_values.update(line for line in (data or "").splitlines() if line)
         answer: Tuple[int, str, str] = module.run_command(argv, data=data, binary_data=True, expand_user_and_vars=False)
         return answer
 

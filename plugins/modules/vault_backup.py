@@ -36,7 +36,7 @@ options:
         type: str
         required: true
       home:
-        description: Its home.
+        description: Its home, without a symbolic link in its path.
         type: path
         required: true
       unlock:
@@ -55,8 +55,8 @@ options:
     required: true
   archive:
     description:
-      - The tar file. Its directory is made for root alone where it is missing. To a directory that others may write to
-        nothing is saved.
+      - The tar file, as an absolute path. Its directory is made for root alone where it is missing. To a directory that others
+        may write to nothing is saved.
       - With O(state=rehearsed) and O(state=restored) also a directory C(/var/lib/cordon/vault-backup/NAME-TIME), to which a vault
         was moved.
     type: path
@@ -108,7 +108,7 @@ opened_by:
   returned: when state is rehearsed or restored
   type: dict
 backups:
-  description: Where the vaults were moved to that were in use, by agent.
+  description: Where the vaults were moved to that were in use, by agent. After a failure those of the agents before it.
   returned: when state is restored
   type: dict
 rotations:
@@ -146,10 +146,21 @@ ORIGINS = {"password": "password", "master": "master key"}
 
 def _runner(module: AnsibleModule) -> _vault_open.Run:
     def run(argv: List[str], data: Any = None) -> Tuple[int, str, str]:
+        # A key is no option, and so no secret to Ansible. Should a program repeat it in an error, it is hidden there too.
+        module.no_log_values.update(line for line in (data or "").splitlines() if line)
         answer: Tuple[int, str, str] = module.run_command(argv, data=data, binary_data=True, expand_user_and_vars=False)
         return answer
 
     return run
+
+
+def _mistakes(params: Dict[str, Any], places: List[_vault.Place]) -> List[str]:
+    """What is wrong with the request itself."""
+    found = _vault_host.unusable(places) + _vault.bad_passwords("passwords", params["passwords"])
+    found += _vault.bad_master_keys(params["master_keys"])
+    if not os.path.isabs(params["archive"]):
+        found.append(f"archive: {params['archive']} is no absolute path")
+    return found
 
 
 def _save(module: AnsibleModule, places: List[_vault.Place]) -> Dict[str, Any]:
@@ -185,10 +196,10 @@ def _locked(places: List[_vault.Place], alone: bool) -> Iterator[None]:
         yield
 
 
-def _restore(module: AnsibleModule, places: List[_vault.Place]) -> Dict[str, Any]:
+def _restore(module: AnsibleModule, places: List[_vault.Place], result: Dict[str, Any]) -> Dict[str, Any]:
     run, params = _runner(module), module.params
     real = params["state"] == "restored" and not module.check_mode
-    result: Dict[str, Any] = {"archive": params["archive"], "opened_by": {}, "backups": {}, "rotations": []}
+    result.update(opened_by={}, backups={}, rotations=[])
     with _locked(places, alone=params["state"] == "restored"):
         opened = [place.point for place in places if params["state"] == "restored" and _vault_host.observe(place).mounted]
         if opened:
@@ -198,7 +209,8 @@ def _restore(module: AnsibleModule, places: List[_vault.Place]) -> Dict[str, Any
             found = []
             for place in places:  # all are opened before the first is put back
                 unpacked = stack.enter_context(_vault_backup.Unpacked(run, place, params["archive"]))
-                key, _cipher = unpacked.opening(params["passwords"].get(place.name), params["master_keys"].get(place.name))
+                master = _vault.master_key(params["master_keys"].get(place.name)) or None
+                key, _cipher = unpacked.opening(params["passwords"].get(place.name), master)
                 found.append((place, unpacked, key, _keys(module, place, key)))
                 result["opened_by"][place.name] = ORIGINS.get(key.origin, "sealed key")
             for place, unpacked, key, keys in found if real else []:
@@ -243,11 +255,15 @@ def main() -> None:
     )
     module.run_command_environ_update = {"LANG": "C", "LC_ALL": "C", "LC_MESSAGES": "C", "LC_CTYPE": "C"}
     places = [_vault.Place(**agent) for agent in module.params["agents"]]
+    mistakes = _mistakes(module.params, places)
+    if mistakes:
+        module.fail_json(msg=f"vault_backup: nothing was changed. {'; '.join(mistakes)}")
+    result: Dict[str, Any] = {"archive": module.params["archive"]}
     try:
         _vault_open.no_core_dump()
-        result = _save(module, places) if module.params["state"] == "saved" else _restore(module, places)
+        result = _save(module, places) if module.params["state"] == "saved" else _restore(module, places, result)
     except (OSError, ValueError, _vault.VaultError, _files.UnsafePath) as error:
-        module.fail_json(msg=f"vault_backup: {error}")
+        module.fail_json(msg=f"vault_backup: {error}", **result)
     module.exit_json(**result)
 
 

@@ -128,7 +128,7 @@ from ansible_collections.cordon.agent_host.plugins.module_utils import (
     _vault_open,
     _vault_secrets,
 )
-from ansible_collections.cordon.agent_host.plugins.module_utils._manifest_values import OWN
+from ansible_collections.cordon.agent_host.plugins.module_utils._manifest_values import NAME, OWN
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 # O_NONBLOCK: a FIFO swapped in after the stat must not hang the run.
@@ -204,7 +204,10 @@ class Job:
     def mistakes(self) -> List[str]:
         """Every mistake in what was declared and given."""
         declared, values = self._declared, self._module.params["values"]
-        unsafe = [
+        unsafe = [f"declared: {agent!r} is no agent's name" for agent in declared if not NAME.fullmatch(agent)]
+        for option in ("passwords", "new_passwords"):
+            unsafe += _vault.bad_passwords(option, self._module.params[option])
+        unsafe += [
             f"{agent}.{name}: not usable as a file name"
             for agent in declared
             for name in declared[agent]
@@ -263,9 +266,12 @@ class Job:
             if check:  # the vault would have been made by now
                 return _vault_secrets.changes(wanted, {}, [])
             raise _vault.VaultError(f"agent {place.name} has no vault {place.cipher}: run gocryptfs_vault first") from None
-        if empty and (check or not wanted):
+        if empty and not wanted:
             return _vault_secrets.changes(wanted, {}, [])
         with _vault_open.opened(run, place, check, self._given(place.name)) as top:
+            lost = len(_vault_open.stored(place.cipher)) - len(os.listdir(top))
+            if lost > 0:  # they would be written beside the ones that are only hidden
+                raise _vault.VaultError(_vault_open.hidden(place, lost))
             changes = self._differences(top, wanted)
             if changes and not check:
                 self._write(place, top, changes, wanted)
@@ -288,6 +294,12 @@ class Job:
                 f"vault of agent {place.name}: a directory stands at the name of the secret {changes[len(applied)].name}, and "
                 f"what is in it may be of use to somebody: open the vault, move it away, and run this again"
             ) from None
+        except OSError as problem:
+            name = changes[len(applied)].name
+            raise _vault.VaultError(
+                f"vault of agent {place.name}: the secret {name} was not {'written' if name in wanted else 'removed'}: "
+                f"{problem.strerror}. Look at the disk of {place.cipher} (df, dmesg), and run this again"
+            ) from problem
         finally:
             self._log(_vault_secrets.acts(place.name, applied))
         os.fsync(top)
@@ -310,7 +322,7 @@ class Job:
         """Tell whoever reads a secret while its vault is closed how to open it."""
         for agent in self.agents():
             try:
-                home = pwd.getpwnam(f"agent-{agent}").pw_dir
+                home = os.path.realpath(pwd.getpwnam(f"agent-{agent}").pw_dir)  # as the mount table has it
             except KeyError:
                 continue  # in check mode, on a host that has no such user yet
             if os.path.isdir(_vault.Place(agent).cipher):
@@ -335,6 +347,8 @@ def _has_key(place: _vault.Place) -> bool:
 
 def _runner(module: AnsibleModule) -> _vault_open.Run:
     def run(argv: List[str], data: Any = None) -> Tuple[int, str, str]:
+        # A key is no option, and so no secret to Ansible. Should a program repeat it in an error, it is hidden there too.
+        module.no_log_values.update(line for line in (data or "").splitlines() if line)
         answer: Tuple[int, str, str] = module.run_command(argv, data=data, binary_data=True, expand_user_and_vars=False)
         return answer
 

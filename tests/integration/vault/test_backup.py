@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,12 @@ def test_a_directory_that_is_missing_is_made_for_root_alone(filled: Host) -> Non
     sh("rm -rf /srv/new")
     backup(filled, "saved", "/srv/new/x.tar")
     assert (os.stat("/srv/new").st_mode & 0o777, os.stat("/srv/new/x.tar").st_mode & 0o777) == (0o700, 0o600)
+
+
+def test_an_archive_needs_an_absolute_path(filled: Host) -> None:
+    for state in ("saved", "rehearsed"):
+        with pytest.raises(Failed, match=r"archive: x.tar is no absolute path"):
+            backup(filled, state, "x.tar")
 
 
 def test_a_host_without_agents_has_nothing_to_save(host: Host) -> None:
@@ -187,6 +193,73 @@ def test_a_full_disk_is_left_as_it_was(filled: Host) -> None:
     finally:
         sh(f"umount {BACKUPS}; rm -rf /srv/away")
     assert filled.read() == SECRETS
+
+
+def master_key(host: Host) -> str:
+    return sh("gocryptfs-xray -dumpmasterkey /var/lib/cordon/vault/scout/gocryptfs.conf", f"{host.key()}\n").stdout.strip()
+
+
+@pytest.mark.parametrize("written", [lambda key: f"{key}\n", str.upper, lambda key: "-".join(re.findall("." * 8, key))])
+def test_a_master_key_is_taken_as_gocryptfs_takes_it(filled: Host, written: Callable[[str], str]) -> None:
+    """A rehearsal took each of these; the restore failed after the vaults had changed places, and no key opened the new one."""
+    host = filled
+    masters = {"scout": written(master_key(host))}
+    backup(host, "saved")
+    os.unlink("/etc/cordon/vault/scout.cred")
+    sh(f"cd {BACKUPS}; tar --delete --file=x.tar scout.cred")
+    assert backup(host, "rehearsed", master_keys=masters)["opened_by"] == {"scout": "master key"}
+    backup(host, "restored", master_keys=masters)
+    assert host.read() == SECRETS
+    os.unlink("/etc/cordon/vault/scout.cred")
+    host.vault(master_keys=masters)
+    assert host.read() == SECRETS
+
+
+@pytest.mark.parametrize("given", ["", "zz", "0" * 63, None, 5])
+def test_what_is_no_master_key_is_refused(filled: Host, given: Any) -> None:
+    backup(filled, "saved")
+    before = state_of_disk()
+    for check in (True, False):
+        with pytest.raises(Failed, match=r"master_keys.scout: it is no master key: give the 64 hexadecimal digits"):
+            backup(filled, "restored", check=check, master_keys={"scout": given})
+        with pytest.raises(Failed, match=r"master_keys.scout: it is no master key"):
+            filled.vault(check=check, master_keys={"scout": given})
+    assert state_of_disk() == before
+
+
+def test_a_restore_that_fails_says_what_is_where(filled: Host) -> None:
+    """The second agent's; that of the first is done, and each old vault is kept somewhere."""
+    host = filled
+    host.vault("scribe")
+    agents = [host.agent(), host.agent("scribe")]
+    backup(host, "saved", agents=agents)
+    stuck = "/var/lib/cordon/vault-escrow/scribe.age"
+    sh(f"install -D -m 600 /dev/null {stuck}; mount --bind {stuck} {stuck}")
+    try:
+        with pytest.raises(Failed, match=r"agent scribe is in its place, and what was in use in (.*).*busy.*again") as error:
+            backup(host, "restored", agents=agents)
+    finally:
+        sh(f"umount {stuck}")
+    kept = re.findall(r"in use in (\S+),", str(error.value))
+    assert Path(kept[0], "vault").is_dir() and Path(error.value.result["backups"]["scout"], "vault").is_dir()
+    assert [entry["agent"] for entry in error.value.result["rotations"]] == ["scout"]
+    backup(host, "restored", agents=agents)
+    assert host.read() == SECRETS
+
+
+def test_an_archive_that_has_no_room_leaves_no_half_of_it(filled: Host) -> None:
+    filled.secrets({"token": "x" * 200000})
+    sh("rm -rf /srv/here; install -d -m 700 /srv/here")
+    backup(filled, "saved", "/srv/here/x.tar")
+    sh(f"mkdir -p {BACKUPS}; mount -t tmpfs -o size=64k,mode=0700 small {BACKUPS}")
+    try:
+        for archive in ("/srv/here/x.tar", "/srv/here/unpacked"):
+            sh("cd /srv/here; rm -rf unpacked; mkdir unpacked; tar -C unpacked -xf x.tar; mv unpacked/scout unpacked/vault")
+            with pytest.raises(Failed, match="No space left on device"):
+                backup(filled, "rehearsed", archive)
+            assert [path.name for path in BACKUPS.iterdir()] == [".lock"]
+    finally:
+        sh(f"umount --lazy {BACKUPS}")
 
 
 def test_a_vault_that_was_put_away_comes_back(filled: Host) -> None:

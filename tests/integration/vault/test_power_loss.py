@@ -53,6 +53,7 @@ def fill(run_by: Callable[..., Any], values: dict[str, str]) -> None:
     module = SimpleNamespace(
         params={**given, "passwords": {}, "new_passwords": {}, "locked": "fail", "by": "", "reason": None},
         check_mode=False,
+        no_log_values=set(),
         run_command=lambda argv, data=None, **_how: run_by(argv, data),
     )
     vault_secrets.Job(module).converge()

@@ -90,15 +90,6 @@ def test_what_was_written_before_an_error_is_recorded(host: Host) -> None:
     assert error.value.result["rotations"] == host.rotations()[2:]
 
 
-def test_a_record_for_which_the_disk_has_no_room_is_an_error(host: Host) -> None:
-    """A file may grow to some size only, which is as a full disk: what fits is written, and the call succeeds."""
-    host.vault()
-    host.secrets({"token": CANARY})
-    size = Path("/var/lib/cordon/rotations.jsonl").stat().st_size
-    with pytest.raises(Failed, match=r"what was done is not recorded in whole"):
-        host.secrets({"token": f"{CANARY}-new"}, wrap=["prlimit", f"--fsize={size + 60}"])
-
-
 def test_a_check_says_what_would_be_recorded(host: Host) -> None:
     told = []
     host.vault()
@@ -109,6 +100,24 @@ def test_a_check_says_what_would_be_recorded(host: Host) -> None:
         done = host.secrets(values, by="ann", reason="yearly")["rotations"]
         told.append([{**entry, "time": 0} for entry in planned])
         assert told[-1] == [{**entry, "time": 0} for entry in done] != []
+
+
+def test_odd_values(host: Host) -> None:
+    host.vault()
+    odd = {"nul": "a\0b", "newline": "\n", "big": "é" * 500_000, "n" * 100: "x\n", "gocryptfs.conf": "z", "raw": "\udcff"}
+    four = [host.secrets(odd, check=check)["changed"] for check in (True, False, False, True)]
+    assert four == [True, True, False, False]
+    with host.opened() as point:
+        assert {path.name: path.read_bytes() for path in point.iterdir()} == {
+            name: value.encode(errors="surrogateescape") for name, value in odd.items()
+        }
+    for check in (True, False):
+        with pytest.raises(Failed, match=r"vault_secrets.scout.token: the value has a character that UTF-8 has no bytes for"):
+            host.secrets({"token": "half of a pair \ud800"}, check=check)
+        with pytest.raises(Failed, match=r"passwords.scout: it has a character that UTF-8 has no bytes for"):
+            host.secrets({"token": CANARY}, check=check, passwords={"scout": "\ud800"})
+        with pytest.raises(Failed, match=r"passwords.scout: it is no text: put it in quotes"):
+            host.secrets({"token": CANARY}, check=check, passwords={"scout": 12345})
 
 
 # --- Locked vaults ----------------------------------------------------------------------------------
@@ -250,6 +259,19 @@ def test_a_closed_vault_has_a_notice_for_each_secret(host: Host) -> None:
     assert not host.secrets({"b": "2"})["changed"]
     host.vault(state="absent", confirm=["scout"])
     assert not os.path.lexists(POINT)
+
+
+def test_a_notice_is_not_written_into_the_open_vault_of_a_linked_home(host: Host) -> None:
+    """The mount table has no such path, so the vault over it was taken for the bare mount point."""
+    sh("mv /srv/agents/scout /srv/real && ln -s /srv/real /srv/agents/scout")
+    host.module("gocryptfs_vault", agents=[{**host.agent(), "home": "/srv/real"}], seal="host")
+    try:
+        with host.opened() as point:
+            assert host.secrets({"token": "x"})["notices"] == {"scout": ["token"]}
+            assert (point / "token").read_text() == "x"
+        assert os.path.islink(f"{POINT}/token")
+    finally:
+        sh("chattr -i /srv/real/.vault; rm -rf /srv/real")
 
 
 def test_a_vault_that_cannot_be_written_is_an_error_and_not_plaintext_beside_it(host: Host) -> None:

@@ -101,6 +101,43 @@ def test_an_unchanged_run_starts_no_program(host: Host, identity: tuple[str, Pat
     assert len(started) == 1, "the module itself"
 
 
+# --- What is asked for ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("home", ["/srv/agents/scout/", "/srv/agents/../agents/scout", "/srv/link/scout"])
+def test_a_home_by_another_path_is_refused(host: Host, home: str) -> None:
+    """The mount table does not have it, so an open vault looked closed: a new master key took its files from under a session."""
+    host.vault()
+    sh("ln -sfn agents /srv/link")
+    agents = [{**host.agent(), "home": home}]
+    with host.opened():
+        for check in (True, False):
+            with pytest.raises(Failed, match=r"its home .* is really /srv/agents/scout, and the mount table knows that path"):
+                host.module("gocryptfs_vault", check, agents=agents, renew="master", seal="host")
+            with pytest.raises(Failed, match="is really /srv/agents/scout"):
+                host.module("vault_backup", check, agents=agents, state="restored", archive="/srv/none.tar")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../scout", "Scout"])
+def test_a_name_that_is_none_is_refused(host: Host, name: str) -> None:
+    """With an empty one the vault would be the directory of all vaults."""
+    host.vault()
+    before = state_of_disk()
+    for check in (True, False):
+        with pytest.raises(Failed, match="is no agent's name"):
+            host.module("gocryptfs_vault", check, agents=[{**host.agent(), "name": name}], state="absent", confirm=[name])
+        with pytest.raises(Failed, match="is no agent's name"):
+            host.secrets({"token": "x"}, check, name)
+    assert state_of_disk() == before
+
+
+def test_an_agent_that_is_named_twice_is_refused(host: Host) -> None:
+    """The run would wait for the lock that it holds itself."""
+    for check in (True, False):
+        with pytest.raises(Failed, match="agents: scout is named 2 times"):
+            host.vault("scout", "scout", check=check)
+
+
 # --- Keys and passwords -----------------------------------------------------------------------------
 
 
