@@ -72,7 +72,7 @@ STAGES = (
     Stage("lint", _script("lint"), 600, "light"),
     Stage("build", _script("build"), 300, "light"),
     Stage("firewall", _script("unit", "2.19", "tests/integration/firewall"), 1200, "light"),
-    Stage("vault", _script("unit", "2.19", "tests/integration/vault"), 1800, "light"),
+    Stage("vault", _script("unit", "2.19", "tests/integration/vault"), 2700, "light"),
     Stage("unit-2.21", _script("unit", "2.21"), 600, "light"),
     Stage("sanity-2.19", _script("sanity", "2.19"), 900, "light"),
     Stage("sanity-2.21", _script("sanity", "2.21"), 900, "light"),
