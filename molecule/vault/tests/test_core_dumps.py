@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-# Not in /run: Debian mounts it noexec.
+# Not in /run: Debian mounts it noexec. In memory: what a handler gets of gocryptfs has the vault's master key in it, and the
+# rounds search the guest's disk for that, also in blocks that no file has any more.
 PLACE = "/var/lib/core-handler"
 HANDLER = f"#!/bin/sh\nexec cat > {PLACE}/$1.core\n"
 CANARY = "canary-{}-in-memory"
@@ -28,10 +29,11 @@ def handler(host: Any) -> Iterator[None]:
     """A core handler that keeps all it gets, by the name of the program's user."""
     before = host.check_output("cat /proc/sys/kernel/core_pattern")
     program = f"{PLACE}/handler"
-    host.check_output(f"mkdir -m 0700 -p {PLACE} && printf %s {shlex.quote(HANDLER)} > {program} && chmod 0700 {program}")
+    host.check_output(f"mkdir {PLACE} && mount -t tmpfs -o mode=0700 tmpfs {PLACE}")
+    host.check_output(f"printf %s {shlex.quote(HANDLER)} > {program} && chmod 0700 {program}")
     host.check_output(f"echo '|{PLACE}/handler %u' > /proc/sys/kernel/core_pattern")
     yield
-    host.check_output(f"printf %s {shlex.quote(before)} > /proc/sys/kernel/core_pattern; rm -r {PLACE}")
+    host.check_output(f"printf %s {shlex.quote(before)} > /proc/sys/kernel/core_pattern; umount {PLACE}; rmdir {PLACE}")
 
 
 @pytest.fixture
