@@ -5,8 +5,8 @@
 
 A stage is a program (tests/setup/stages/*). It exits 0 (passed), 77 (skipped; its last line says why)
 or anything else (failed). A failed stage does not stop the others, but the whole fails.
-Stages of one lane run one after the other, lanes run beside each other: the machine's second core is
-idle while a guest boots. Interrupted, everything that was started is ended.
+Two stages run beside each other, the machine has two cores; whichever ends first makes room for the next that
+does not share something with the other. Interrupted, everything that was started is ended.
 
 Usage: run_stages.py [STAGE...]      Standard library only, Python 3.9+.
 """
@@ -37,17 +37,18 @@ TELLING = re.compile(
     rf"|\[ERROR\]: |{PLACE}|.*: error: |failed: | *- ['\"]\[ *\d+\.\d+\] "
 )
 MOST_TELLING = 15
+BESIDE = 2
 GRACE = 60  # seconds that an ended stage has for its own tidying (containers, guests)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One program to run. `limit` is in seconds, `lane` says with whom it does not run at once."""
+    """One program to run. `limit` is in seconds; of the stages that share something, one runs at a time."""
 
     name: str
     argv: tuple[str, ...]
     limit: int
-    lane: str
+    shares: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,26 +65,54 @@ def _script(name: str, *arguments: str) -> tuple[str, ...]:
     return (f"tests/setup/stages/{name}", *arguments)
 
 
-SETUP = Stage("setup", (sys.executable, "-B", "tests/setup/prepare.py"), 1200, "setup")
-# The scenario vm is the longest and has a lane of its own; what is quick and most telling comes first in the other lane.
+SETUP = Stage("setup", (sys.executable, "-B", "tests/setup/prepare.py"), 1200)
+# The order in which they begin. vm is by far the longest; beside it first what is quick and most telling, then what takes
+# long: what is short fills the end.
 STAGES = (
-    Stage("vm", _script("molecule", "2.19", "vm"), 4500, "guest"),
-    Stage("unit-2.19", _script("unit", "2.19"), 600, "light"),
-    Stage("lint", _script("lint"), 600, "light"),
-    Stage("build", _script("build"), 300, "light"),
-    Stage("firewall", _script("unit", "2.19", "tests/integration/firewall"), 1200, "light"),
-    Stage("vault", _script("unit", "2.19", "tests/integration/vault"), 2700, "light"),
-    Stage("unit-2.21", _script("unit", "2.21"), 600, "light"),
-    Stage("sanity-2.19", _script("sanity", "2.19"), 900, "light"),
-    Stage("sanity-2.21", _script("sanity", "2.21"), 900, "light"),
-    Stage("container-2.19", _script("molecule", "2.19", "default"), 900, "light"),
-    Stage("container-2.21", _script("molecule", "2.21", "default"), 900, "light"),
-    Stage("neighbours", _script("molecule", "2.19", "neighbours"), 3600, "guest"),
-    Stage("workloads", _script("workloads"), 2700, "light"),
-    Stage("vault-guest", _script("molecule", "2.19", "vault"), 5400, "guest"),
+    Stage("vm", _script("molecule", "2.19", "vm"), 4500),
+    Stage("unit-2.19", _script("unit", "2.19"), 600),
+    Stage("lint", _script("lint"), 600),
+    Stage("build", _script("build"), 300),
+    Stage("workloads", _script("workloads"), 2700),
+    Stage("neighbours", _script("molecule", "2.19", "neighbours"), 3600),
+    Stage("vault", _script("unit", "2.19", "tests/integration/vault"), 2700),
+    Stage("firewall", _script("unit", "2.19", "tests/integration/firewall"), 1200),
+    # The Docker daemon that a scenario starts is ended with it.
+    Stage("container-2.19", _script("molecule", "2.19", "default"), 900, "Docker"),
+    Stage("container-2.21", _script("molecule", "2.21", "default"), 900, "Docker"),
+    Stage("unit-2.21", _script("unit", "2.21"), 600),
+    Stage("sanity-2.19", _script("sanity", "2.19"), 900),
+    Stage("sanity-2.21", _script("sanity", "2.21"), 900),
+    Stage("vault-guest", _script("molecule", "2.19", "vault"), 5400),
 )
 # Run when they are named only: with them everything would take longer than the 90 minutes that there are before a change lands.
 APART = ("vault-guest",)
+
+
+class Queue:
+    """The stages that wait, and what the running ones have to themselves."""
+
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        self._waiting = list(stages)
+        self._taken: set[str] = set()
+        self._changed = threading.Condition()
+
+    def take(self) -> Stage | None:
+        """The next that may run now, once there is one; None when no stage waits any more."""
+        with self._changed:
+            while self._waiting:
+                for stage in self._waiting:
+                    if stage.shares not in self._taken:
+                        self._waiting.remove(stage)
+                        self._taken |= {stage.shares} - {""}
+                        return stage
+                self._changed.wait()
+        return None
+
+    def give_back(self, stage: Stage) -> None:
+        with self._changed:
+            self._taken.discard(stage.shares)
+            self._changed.notify_all()
 
 
 class Runner:
@@ -140,9 +169,10 @@ class Runner:
         reasons = [line for line in telling(log) if not line.startswith(PLACE)]
         return "failed", f"exit {code}: {(reasons or [last_line(log)])[-1]}"
 
-    def lane(self, stages: Sequence[Stage]) -> None:
-        for stage in stages:
+    def work(self, queue: Queue) -> None:
+        while stage := queue.take():
             self.report(self.run(stage))
+            queue.give_back(stage)
 
     def report(self, outcome: Outcome) -> None:
         with self._lock:
@@ -227,9 +257,9 @@ def chosen(names: Sequence[str]) -> list[Stage]:
     return [stage for stage in STAGES if stage.name in (names or known.keys() - {*APART})]
 
 
-def run_lanes(runner: Runner, stages: Sequence[Stage]) -> None:
-    lanes = {stage.lane: [each for each in stages if each.lane == stage.lane] for stage in stages}
-    threads = [threading.Thread(target=runner.lane, args=(members,)) for members in lanes.values()]
+def run_all(runner: Runner, stages: Sequence[Stage]) -> None:
+    queue = Queue(stages)
+    threads = [threading.Thread(target=runner.work, args=(queue,)) for _one in range(BESIDE)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -252,7 +282,7 @@ def main(names: Sequence[str]) -> int:
     begun = time.monotonic()
     try:
         runner.report(runner.run(SETUP))
-        run_lanes(runner, stages)
+        run_all(runner, stages)
     except KeyboardInterrupt:
         print("interrupted: ending what was started", flush=True)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -32,11 +32,11 @@ def fixture_runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleTyp
     return module
 
 
-def run(module: ModuleType, *stages: tuple[str, str, int]) -> int:
-    """Run shell scripts as stages in one lane, after an empty set-up; (name, script, limit)."""
+def run(module: ModuleType, *stages: tuple[str, str, int], shares: str = "one") -> int:
+    """Run shell scripts as stages that share something, after an empty set-up; (name, script, limit)."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    module.SETUP = module.Stage("setup", ("true",), 10, "setup")
-    module.STAGES = tuple(module.Stage(name, ("sh", "-c", script), limit, "one") for name, script, limit in stages)
+    module.SETUP = module.Stage("setup", ("true",), 10)
+    module.STAGES = tuple(module.Stage(name, ("sh", "-c", script), limit, shares) for name, script, limit in stages)
     try:
         return module.main([])
     finally:
@@ -108,6 +108,18 @@ def test_a_stage_that_takes_too_long_is_ended_with_its_children(
     assert gone(int((tmp_path / "child").read_text()))
 
 
+def test_two_stages_run_beside_each_other(runner: ModuleType, tmp_path: Path) -> None:
+    def stage(own: str, other: str) -> tuple[str, str, int]:
+        return own, f"touch {tmp_path}/{own}; until [ -e {tmp_path}/{other} ]; do sleep 0.05; done", 20
+
+    assert run(runner, stage("a", "b"), stage("b", "a"), shares="") == 0
+
+
+def test_of_those_that_share_something_one_runs_at_a_time(runner: ModuleType, tmp_path: Path) -> None:
+    alone = f"mkdir {tmp_path}/alone && sleep 0.3 && rmdir {tmp_path}/alone"
+    assert run(runner, *((name, alone, 20) for name in "abc"), shares="the directory") == 0
+
+
 def test_an_unknown_stage_is_refused_with_the_list(runner: ModuleType) -> None:
     with pytest.raises(SystemExit, match="unknown stage: nosuch; there are: setup vm"):
         runner.main(["nosuch"])
@@ -121,9 +133,9 @@ sys.path.insert(0, {str(SOURCE.parent)!r})
 import run_stages
 from pathlib import Path
 run_stages.ROOT, run_stages.LOGS, run_stages.GRACE = Path({str(tmp_path)!r}), Path({str(tmp_path)!r}), 5
-run_stages.SETUP = run_stages.Stage("setup", ("true",), 10, "setup")
+run_stages.SETUP = run_stages.Stage("setup", ("true",), 10)
 script = "sleep 60 & echo $! > {tmp_path}/child.new; mv {tmp_path}/child.new {tmp_path}/child; wait"
-run_stages.STAGES = (run_stages.Stage("a", ("sh", "-c", script), 60, "one"),)
+run_stages.STAGES = (run_stages.Stage("a", ("sh", "-c", script), 60),)
 sys.exit(run_stages.main([]))
 """
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
