@@ -69,7 +69,7 @@ SETUP = Stage("setup", (sys.executable, "-B", "tests/setup/prepare.py"), 1200)
 # The order in which they begin. vm is by far the longest; beside it first what is quick and most telling, then what takes
 # long: what is short fills the end.
 STAGES = (
-    Stage("vm", _script("molecule", "2.19", "vm"), 4500),
+    Stage("vm", _script("molecule", "2.19", "vm"), 5000),
     Stage("unit-2.19", _script("unit", "2.19"), 600),
     Stage("lint", _script("lint"), 600),
     Stage("build", _script("build"), 300),
