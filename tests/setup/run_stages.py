@@ -37,7 +37,7 @@ TELLING = re.compile(
     rf"|\[ERROR\]: |{PLACE}|.*: error: |failed: | *- ['\"]\[ *\d+\.\d+\] "
 )
 MOST_TELLING = 15
-BESIDE = 2
+BESIDE = 2  # stages at once: one for each core
 GRACE = 60  # seconds that an ended stage has for its own tidying (containers, guests)
 
 
@@ -66,20 +66,21 @@ def _script(name: str, *arguments: str) -> tuple[str, ...]:
 
 
 SETUP = Stage("setup", (sys.executable, "-B", "tests/setup/prepare.py"), 1200)
+# These mount, count processes and start daemons on the machine itself, and those of one ansible-core share a directory.
+HERE = "this machine"
 # The order in which they begin. vm is by far the longest; beside it first what is quick and most telling, then what takes
 # long: what is short fills the end.
 STAGES = (
     Stage("vm", _script("molecule", "2.19", "vm"), 5000),
-    Stage("unit-2.19", _script("unit", "2.19"), 600),
+    Stage("unit-2.19", _script("unit", "2.19"), 600, HERE),
     Stage("lint", _script("lint"), 600),
     Stage("build", _script("build"), 300),
     Stage("workloads", _script("workloads"), 2700),
     Stage("neighbours", _script("molecule", "2.19", "neighbours"), 3600),
-    Stage("vault", _script("unit", "2.19", "tests/integration/vault"), 2700),
-    Stage("firewall", _script("unit", "2.19", "tests/integration/firewall"), 1200),
-    # The Docker daemon that a scenario starts is ended with it.
-    Stage("container-2.19", _script("molecule", "2.19", "default"), 900, "Docker"),
-    Stage("container-2.21", _script("molecule", "2.21", "default"), 900, "Docker"),
+    Stage("vault", _script("unit", "2.19", "tests/integration/vault"), 2700, HERE),
+    Stage("firewall", _script("unit", "2.19", "tests/integration/firewall"), 1200, HERE),
+    Stage("container-2.19", _script("molecule", "2.19", "default"), 900, HERE),
+    Stage("container-2.21", _script("molecule", "2.21", "default"), 900, HERE),
     Stage("unit-2.21", _script("unit", "2.21"), 600),
     Stage("sanity-2.19", _script("sanity", "2.19"), 900),
     Stage("sanity-2.21", _script("sanity", "2.21"), 900),
