@@ -15,7 +15,7 @@ help: ## List the targets
 setup: ## Install what the tests and the demo need (virtual environments, Debian packages)
 	@$(PYTHON) -B tests/setup/prepare.py
 
-test: ## Set up, then prove everything: lint, sanity, unit, build, container, vm and neighbours scenarios
+test: ## Set up, then prove everything: lint, sanity, unit, build, container, vm and workloads
 	@$(stages)
 
 lint: ## ansible-lint (production), yamllint, ruff, mypy, shellcheck
