@@ -172,8 +172,10 @@ class Runner:
 
     def work(self, queue: Queue) -> None:
         while stage := queue.take():
-            self.report(self.run(stage))
-            queue.give_back(stage)
+            try:
+                self.report(self.run(stage))
+            finally:  # or the other worker would wait for ever
+                queue.give_back(stage)
 
     def report(self, outcome: Outcome) -> None:
         with self._lock:
